@@ -1,0 +1,28 @@
+"""User mistakes: one clear line instead of a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+  """A mistake in a config, a flag or a path.
+
+  The message states the value, the rule it breaks and the way out. `train.py` and `eval.py` print it
+  on standard error and end with exit code 2; any other exception is a fault of ours and keeps its
+  traceback.
+  """
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+  """The error for `name` not being one of `known`, with the nearest legal name."""
+  known = sorted(known)
+  near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+  hint = f" Did you mean '{near[0]}'?" if near else ""
+  return UserError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(known)}.")
+
+
+def choose(kind: str, name: str, table: dict):
+  """table[name], or the error of `unknown_name`."""
+  if name not in table:
+    raise unknown_name(kind, name, table)
+  return table[name]
