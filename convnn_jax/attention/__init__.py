@@ -1,0 +1,32 @@
+"""Attention variants, selected by name. Adding one = one file, one line here, one config, one test."""
+
+from collections.abc import Mapping
+
+from convnn_jax import registry
+from convnn_jax.attention.base import Attention, TokenGrid
+
+__all__ = ["ATTENTIONS", "Attention", "TokenGrid", "attention_class", "make_attention"]
+
+ATTENTIONS = {
+  "convnn": "convnn:ConvNNAttention",
+  "softmax": "softmax:SoftmaxAttention",
+}
+
+
+def attention_class(name: str):
+  """The module class of the variant `name`; UserError with the nearest name if there is none."""
+  return registry.member("attention", ATTENTIONS, __name__, name)
+
+
+def make_attention(spec: Mapping, *, dtype=None, name: str | None = None):
+  """Builds the attention of a spec such as dict(name="convnn", num_heads=1, num_neighbors=9).
+
+  Args:
+    spec: `name` and that variant's own fields.
+    dtype: compute dtype; None = that of inputs and parameters.
+    name: Flax name of the module.
+
+  Raises:
+    UserError: unknown name or field.
+  """
+  return registry.build("attention", ATTENTIONS, __name__, spec, name, dtype=dtype)

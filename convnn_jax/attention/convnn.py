@@ -1,0 +1,245 @@
+"""ConvNN attention: a convolution over each token's k nearest neighbours.
+
+Source: Kang et al., "Attention Via Convolutional Nearest Neighbors" (arXiv 2511.14137), and the experiment
+versions before it. Tokens are compared, the k nearest of each are chosen (hard selection), weighted by
+their similarity and reduced by a convolution whose tap r meets the neighbour of rank r. With k = n,
+softmax weights and a depthwise kernel of ones it is softmax attention.
+
+What the published code does otherwise by accident is available as words in `quirks`:
+  scrambled_heads   heads are merged by a reshape that mixes tokens and channels
+  weak_self_mask    a sampled candidate that is the token itself gets the score -0.1 (distance 1.1) instead of
+                    being excluded, so it can still be chosen
+  rank_coordinates  the coordinate of a sampled candidate is its rank in the sample, not its position
+  self_fill         a token's similarity to itself is the constant `self_fill_value` (candidates="all")
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from convnn_jax.attention.base import head_width, wants_weights
+from convnn_jax.errors import UserError, choose, unknown_name
+from convnn_jax.layers.dense import merge_dense, split_dense
+from convnn_jax.layers.dropout import Dropout
+from convnn_jax.layers.neighbor_conv import NeighborConvolution
+from convnn_jax.ops import neighbors
+from convnn_jax.ops.candidates import random_candidates, spatial_candidates
+from convnn_jax.ops.similarity import SIMILARITIES, similarity
+
+QUIRKS = ("scrambled_heads", "weak_self_mask", "rank_coordinates", "self_fill")
+CANDIDATES = ("all", "random", "spatial")
+# Which of query, key and value are projected; what is not is the (head-split) input itself.
+PROJECTIONS = {
+  "qkv": ("query", "key", "value"),
+  "qk": ("query", "key"),
+  "v": ("value",),
+  "none": (),
+}
+
+
+class ConvNNAttention(nn.Module):
+  """x [b n c] -> [b n c].
+
+  Attributes:
+    num_heads: h; must divide c. The convolution is shared by the heads.
+    num_neighbors: k, the length of the convolution; the token itself counts when it is chosen. With sampled
+      candidates rank 1 is always the token itself, with score 1.
+    similarity: "dot" (over sqrt(d)), "cosine" or "euclidean".
+    weighting: "softmax" over the k scores, "similarity" (the scores themselves; 1 / distance), "full_softmax"
+      (softmax over the whole row, then the k largest), "sum" (divided by their sum).
+    temperature: divides the scores of a softmax.
+    convolution: "depthwise" (starts as ones), "standard" or "depthwise_separable".
+    projection: which inputs are projected: "qkv", "qk", "v" or "none".
+    candidates: "all", "random" (drawn anew each step, shared by the batch; evaluation uses one fixed draw
+      unless given a "candidates" rng) or "spatial" (evenly spaced along the sequence).
+    num_candidates: how many tokens are sampled.
+    candidate_padding: tokens left out at both ends by "spatial".
+    coordinate_encoding: appends the position in [-1, 1] to query, key and value of each head.
+    split_heads: False compares and aggregates over the full width (num_heads then has no part).
+    value_features: channels of the value when heads are not split; 0 = the full width.
+    dropout_rate: on the result of the convolution, before heads are merged.
+    qkv_bias, out_bias, convolution_bias: biases (the first experiments had them all).
+    quirks: published accidents to reproduce, see the top of this file.
+    self_fill_value: the constant of the quirk "self_fill".
+    dtype: compute dtype; scores, selection and softmax stay float32.
+
+  Raises:
+    UserError: a value outside the rules above.
+  """
+
+  num_heads: int = 1
+  num_neighbors: int = 9
+  similarity: str = "dot"
+  weighting: str = "softmax"
+  temperature: float = 1.0
+  convolution: str = "depthwise"
+  projection: str = "qkv"
+  candidates: str = "all"
+  num_candidates: int = 32
+  candidate_padding: int = 0
+  coordinate_encoding: bool = False
+  split_heads: bool = True
+  value_features: int = 0
+  dropout_rate: float = 0.1
+  qkv_bias: bool = False
+  out_bias: bool = False
+  convolution_bias: bool = False
+  quirks: tuple[str, ...] = ()
+  self_fill_value: float = 1.1
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x, *, train, context=None, bias=None, grid=None):
+    """See Attention.__call__; `context` is possible with candidates="all" only."""
+    del grid
+    self._check(context)
+    c = x.shape[-1]
+    source = x if context is None else context
+    n, m = x.shape[1], source.shape[1]
+    chosen = self._candidate_tokens(n, train)  # None or [m'] token positions
+    compared = source if chosen is None else jnp.take(source, chosen, axis=1)
+
+    query, d = self._project(x, "query")
+    key, _ = self._project(compared, "key")
+    value, value_width = self._project(source, "value")
+    if self.coordinate_encoding:
+      positions = _coordinates(m, x.dtype)
+      by_rank = "rank_coordinates" in self.quirks and chosen is not None
+      sampled = positions if chosen is None else positions[chosen]
+      query = _append(query, _coordinates(n, x.dtype))
+      key = _append(key, _coordinates(key.shape[1], x.dtype) if by_rank else sampled)
+      value = _append(value, positions)
+
+    scores = similarity(query, key, kind=self.similarity, scale=d**-0.5)  # [b h n m]
+    if bias is not None:
+      full = jnp.broadcast_to(bias, (*scores.shape[:-1], m))
+      scores = scores + (full if chosen is None else jnp.take(full, chosen, axis=-1))
+    index, weights = self._choose(self._mask_self(scores, chosen), chosen)
+    if wants_weights(self):
+      self.sow("intermediates", "attention_weights", neighbors.dense_weights(index, weights, m))
+
+    out = NeighborConvolution(
+      d, self.convolution, bias=self.convolution_bias, dtype=self.dtype, name="convolution"
+    )(jnp.swapaxes(value, 1, 2), index, weights)  # [b h n d]
+    out = Dropout(self.dropout_rate)(out, deterministic=not train)
+    if "scrambled_heads" in self.quirks:
+      out = jnp.swapaxes(out.reshape(*out.shape[:2], d, n), 2, 3)
+    return merge_dense(c, c, bias=self.out_bias, name="out", dtype=self.dtype)(
+      jnp.swapaxes(out, 1, 2)
+    )
+
+  def _check(self, context):
+    choose("similarity", self.similarity, SIMILARITIES)
+    choose("weighting", self.weighting, neighbors.WEIGHTINGS)
+    choose("projection", self.projection, PROJECTIONS)
+    if self.candidates not in CANDIDATES:
+      raise unknown_name("candidates", self.candidates, CANDIDATES)
+    for quirk in self.quirks:
+      if quirk not in QUIRKS:
+        raise unknown_name("quirk", quirk, QUIRKS)
+    if self.temperature <= 0:
+      raise UserError(f"temperature={self.temperature} must be larger than 0.")
+    narrow_values_fit = (
+      not self.split_heads
+      and self.convolution == "standard"
+      and "value" in PROJECTIONS[self.projection]
+    )
+    if self.value_features and not narrow_values_fit:
+      raise UserError(
+        f"value_features={self.value_features} needs split_heads=False, projection='qkv' or 'v', and"
+        " convolution='standard', which brings the values back to the full width."
+      )
+    if self.coordinate_encoding and self.convolution == "depthwise":
+      raise UserError(
+        "coordinate_encoding=True appends a channel to the values, and a depthwise convolution cannot turn d + 1"
+        " channels into d; use convolution='standard' or 'depthwise_separable'."
+      )
+    if context is not None and self.candidates != "all":
+      raise UserError(
+        f"convnn attention with candidates='{self.candidates}' always takes the token itself as a neighbour, which"
+        " has no meaning in cross-attention; use candidates='all'."
+      )
+
+  def _candidate_tokens(self, num_tokens, train):
+    """Token positions [m] of sampled candidates; None = all tokens."""
+    if self.candidates == "all":
+      return None
+    if self.num_neighbors > self.num_candidates:
+      raise UserError(
+        f"num_neighbors={self.num_neighbors} must be at most num_candidates={self.num_candidates}: the token itself"
+        " and num_neighbors - 1 others are chosen."
+      )
+    if self.candidates == "spatial":
+      return jnp.asarray(
+        spatial_candidates(num_tokens, self.num_candidates, self.candidate_padding)
+      )
+    if self.has_variable("candidates", "index"):  # a caller fixed the draw
+      return self.get_variable("candidates", "index")
+    drawn = train or self.has_rng("candidates")
+    key = self.make_rng("candidates") if drawn else jax.random.key(0)
+    return random_candidates(key, num_tokens, self.num_candidates)
+
+  def _project(self, inputs, role):
+    """[b n c] -> ([b n h d], d); rows are the queries, candidates the keys."""
+    c = inputs.shape[-1]
+    heads = self.num_heads if self.split_heads else 1
+    d = head_width(c, heads)
+    if role not in PROJECTIONS[self.projection]:
+      return inputs.reshape(*inputs.shape[:2], heads, d), d
+    if role == "value" and self.value_features:
+      d = self.value_features
+    project = split_dense(heads, d, c, bias=self.qkv_bias, name=role, dtype=self.dtype)
+    return project(inputs), d
+
+  def _mask_self(self, scores, chosen):
+    """Applies the rule for the score of a token against itself."""
+    n, m = scores.shape[-2:]
+    distance = self.similarity == "euclidean"
+    if chosen is None:
+      if "self_fill" not in self.quirks:
+        return scores
+      itself, value = jnp.eye(n, m, dtype=bool), self.self_fill_value * (-1 if distance else 1)
+    else:
+      itself = jnp.arange(n)[:, None] == chosen[None]
+      weak = -1.1 if distance else -0.1  # distances are negated here
+      value = weak if "weak_self_mask" in self.quirks else neighbors.hidden_score(scores.dtype)
+    return jnp.where(itself[None, None], jnp.asarray(value, scores.dtype), scores)
+
+  def _choose(self, scores, chosen):
+    """Scores [b h n m] -> token index and weights, both [b h n k]."""
+    if self.weighting == "full_softmax":
+      scores = jax.nn.softmax(scores / self.temperature, axis=-1)
+    weigh = lambda values: neighbors.neighbor_weights(
+      values, weighting=self.weighting, similarity=self.similarity, temperature=self.temperature
+    )
+    if chosen is None:
+      values, index = neighbors.select_neighbors(scores, self.num_neighbors)
+      return index, weigh(values)
+    itself = jnp.broadcast_to(
+      jnp.arange(scores.shape[2], dtype=jnp.int32)[:, None], (*scores.shape[:3], 1)
+    )
+    self_value = jnp.full(
+      itself.shape, -1.0 if self.similarity == "euclidean" else 1.0, scores.dtype
+    )
+    if self.num_neighbors == 1:  # the token itself, nothing is mixed
+      return itself, weigh(self_value)
+    values, index = neighbors.select_neighbors(scores, self.num_neighbors - 1)
+    return (
+      jnp.concatenate([itself, chosen[index]], axis=-1),
+      weigh(jnp.concatenate([self_value, values], axis=-1)),
+    )
+
+
+def _coordinates(num_tokens, dtype):
+  """Positions along the sequence, evenly from -1 to 1: [n]."""
+  return jnp.linspace(-1.0, 1.0, num_tokens, dtype=jnp.float32).astype(dtype)
+
+
+def _append(heads, coordinate):
+  """[b n h d], [n] -> [b n h d+1]."""
+  column = jnp.broadcast_to(coordinate[None, :, None, None], (*heads.shape[:-1], 1)).astype(
+    heads.dtype
+  )
+  return jnp.concatenate([heads, column], axis=-1)
