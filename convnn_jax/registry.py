@@ -32,14 +32,10 @@ def spec_fields(cls) -> dict[str, dataclasses.Field]:
 
 def defaults(cls) -> dict[str, Any]:
   """Field -> default value, for the fields of `cls` that have one."""
-  return {
-    name: f.default for name, f in spec_fields(cls).items() if f.default is not dataclasses.MISSING
-  }
+  return {name: f.default for name, f in spec_fields(cls).items() if f.default is not dataclasses.MISSING}
 
 
-def build(
-  kind: str, table: Mapping[str, str], package: str, spec: Mapping, module_name=None, **fixed
-):
+def build(kind: str, table: Mapping[str, str], package: str, spec: Mapping, module_name=None, **fixed):
   """Builds the member that `spec` describes.
 
   Args:

@@ -126,9 +126,7 @@ class ConvNNAttention(nn.Module):
     out = Dropout(self.dropout_rate)(out, deterministic=not train)
     if "scrambled_heads" in self.quirks:
       out = jnp.swapaxes(out.reshape(*out.shape[:2], d, n), 2, 3)
-    return merge_dense(c, c, bias=self.out_bias, name="out", dtype=self.dtype)(
-      jnp.swapaxes(out, 1, 2)
-    )
+    return merge_dense(c, c, bias=self.out_bias, name="out", dtype=self.dtype)(jnp.swapaxes(out, 1, 2))
 
   def _check(self, context):
     choose("similarity", self.similarity, SIMILARITIES)
@@ -142,9 +140,7 @@ class ConvNNAttention(nn.Module):
     if self.temperature <= 0:
       raise UserError(f"temperature={self.temperature} must be larger than 0.")
     narrow_values_fit = (
-      not self.split_heads
-      and self.convolution == "standard"
-      and "value" in PROJECTIONS[self.projection]
+      not self.split_heads and self.convolution == "standard" and "value" in PROJECTIONS[self.projection]
     )
     if self.value_features and not narrow_values_fit:
       raise UserError(
@@ -172,9 +168,7 @@ class ConvNNAttention(nn.Module):
         " and num_neighbors - 1 others are chosen."
       )
     if self.candidates == "spatial":
-      return jnp.asarray(
-        spatial_candidates(num_tokens, self.num_candidates, self.candidate_padding)
-      )
+      return jnp.asarray(spatial_candidates(num_tokens, self.num_candidates, self.candidate_padding))
     if self.has_variable("candidates", "index"):  # a caller fixed the draw
       return self.get_variable("candidates", "index")
     drawn = train or self.has_rng("candidates")
@@ -217,12 +211,8 @@ class ConvNNAttention(nn.Module):
     if chosen is None:
       values, index = neighbors.select_neighbors(scores, self.num_neighbors)
       return index, weigh(values)
-    itself = jnp.broadcast_to(
-      jnp.arange(scores.shape[2], dtype=jnp.int32)[:, None], (*scores.shape[:3], 1)
-    )
-    self_value = jnp.full(
-      itself.shape, -1.0 if self.similarity == "euclidean" else 1.0, scores.dtype
-    )
+    itself = jnp.broadcast_to(jnp.arange(scores.shape[2], dtype=jnp.int32)[:, None], (*scores.shape[:3], 1))
+    self_value = jnp.full(itself.shape, -1.0 if self.similarity == "euclidean" else 1.0, scores.dtype)
     if self.num_neighbors == 1:  # the token itself, nothing is mixed
       return itself, weigh(self_value)
     values, index = neighbors.select_neighbors(scores, self.num_neighbors - 1)
@@ -239,7 +229,5 @@ def _coordinates(num_tokens, dtype):
 
 def _append(heads, coordinate):
   """[b n h d], [n] -> [b n h d+1]."""
-  column = jnp.broadcast_to(coordinate[None, :, None, None], (*heads.shape[:-1], 1)).astype(
-    heads.dtype
-  )
+  column = jnp.broadcast_to(coordinate[None, :, None, None], (*heads.shape[:-1], 1)).astype(heads.dtype)
   return jnp.concatenate([heads, column], axis=-1)

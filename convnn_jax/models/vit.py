@@ -61,9 +61,7 @@ class ViT(nn.Module):
       token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
       x = jnp.concatenate([token, x], axis=1)
     x = PositionEmbedding(self.position_embedding, name="position_embedding")(x)
-    grid = TokenGrid(
-      images.shape[1] // p, images.shape[2] // p, num_prefix=int(self.pooling == "cls")
-    )
+    grid = TokenGrid(images.shape[1] // p, images.shape[2] // p, num_prefix=int(self.pooling == "cls"))
     for layer in range(self.depth):
       x = EncoderBlock(
         self.attention, self.mlp_dim, self.dropout_rate, dtype=self.dtype, name=f"block_{layer}"

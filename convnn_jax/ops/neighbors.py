@@ -142,9 +142,7 @@ def neighbor_weights(values, *, weighting="softmax", similarity="dot", temperatu
   weigh = choose("weighting", weighting, WEIGHTINGS)
   hidden = values <= hidden_score(values.dtype) / 2
   if weighting == "softmax":
-    return jnp.where(
-      hidden, 0.0, weigh(jnp.where(hidden, values, values / temperature), similarity)
-    )
+    return jnp.where(hidden, 0.0, weigh(jnp.where(hidden, values, values / temperature), similarity))
   return jnp.where(hidden, 0.0, weigh(jnp.where(hidden, 0.0, values), similarity))
 
 

@@ -18,9 +18,7 @@ def wide(x) -> jnp.dtype:
 
 
 def _inner(query, key):
-  return jnp.einsum(
-    "bnhd,bmhd->bhnm", query, key, precision="highest", preferred_element_type=wide(query)
-  )
+  return jnp.einsum("bnhd,bmhd->bhnm", query, key, precision="highest", preferred_element_type=wide(query))
 
 
 def _unit(x):
