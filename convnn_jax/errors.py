@@ -28,3 +28,7 @@ def choose(kind: str, name: str, table: dict):
   if name not in table:
     raise unknown_name(kind, name, table)
   return table[name]
+
+
+class RunFailed(RuntimeError):
+  """A run that cannot go on, for example because it diverged; the command ends with exit code 1."""
