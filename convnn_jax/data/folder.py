@@ -60,9 +60,7 @@ def list_folder(path):
 
 
 def _class_names(directory):
-  return tuple(
-    sorted(p.name for p in directory.iterdir() if p.is_dir() and not p.name.startswith("."))
-  )
+  return tuple(sorted(p.name for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")))
 
 
 def _list_split(directory, classes):
