@@ -38,7 +38,7 @@ def make_schedule(config, steps_per_epoch: int, num_steps: int):
     UserError: unknown schedule, or numbers outside their range.
   """
   schedule = choose("optimizer.schedule", config.schedule, SCHEDULES)
-  if config.learning_rate <= 0:
+  if not config.learning_rate > 0:  # not (x <= 0): NaN is refused too
     raise UserError(f"optimizer.learning_rate={config.learning_rate} must be larger than 0.")
   if config.warmup_epochs < 0:
     raise UserError(f"optimizer.warmup_epochs={config.warmup_epochs} must be at least 0.")
