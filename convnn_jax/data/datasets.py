@@ -88,29 +88,27 @@ def open_dataset(config):
   if entry.source == "digits":
     train, test = (splits.MemorySplit(*digits.load_split(name)) for name in ("train", "test"))
     return Dataset(facts, train, test)
-  stream = {
-    "image_size": config.image_size,
-    "center_fraction": entry.center_fraction,
-  }
-  crop = "random" if "crop" in config.augment else "center"
   if entry.source == "folder":
     listing = folder.list_folder(config.data_dir)
-    train = splits.StreamSplit(len(listing.train), listing.train.read, crop=crop, **stream)
-    return Dataset(facts, train, splits.StreamSplit(len(listing.test), listing.test.read, **stream))
+    return Dataset(facts, *_streams(listing.train, listing.test, config, entry))
   builder = prepared.find(entry, prepared.data_root(config.data_dir))
   if facts.storage == "memory":
-    train = splits.MemorySplit(*prepared.read_all(builder, entry, "train"))
-    return Dataset(facts, train, splits.MemorySplit(*prepared.read_all(builder, entry, "test")))
-  train = prepared.reader(builder, entry, "train")
-  test = prepared.reader(builder, entry, "test")
-  return Dataset(
-    facts,
-    splits.StreamSplit(facts.num_train, train, crop=crop, **stream),
-    splits.StreamSplit(facts.num_test, test, **stream),
-  )
+    train, test = (splits.MemorySplit(*prepared.read_all(builder, entry, name)) for name in ("train", "test"))
+    return Dataset(facts, train, test)
+  train, test = (prepared.Records(builder, entry, name) for name in ("train", "test"))
+  return Dataset(facts, *_streams(train, test, config, entry))
+
+
+def _streams(train, test, config, entry):
+  """The two StreamSplits over two files of records (folder.Files or prepared.Records)."""
+  common = {"image_size": config.image_size, "center_fraction": entry.center_fraction}
+  crop = "random" if "crop" in config.augment else "center"
+  return splits.StreamSplit(train, crop=crop, **common), splits.StreamSplit(test, **common)
 
 
 def _check(config):
+  if isinstance(config.augment, str):  # its letters would be taken for words
+    raise UserError(f"augment='{config.augment}' must be a tuple of words, such as ('{config.augment}',).")
   for word in config.augment:
     if word not in AUGMENTATIONS:
       raise unknown_name("augmentation", word, AUGMENTATIONS)
