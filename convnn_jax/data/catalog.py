@@ -1,7 +1,8 @@
 """The data sets: names, versions, sizes, statistics, and where the files come from.
 
-Counts, versions and sizes on disk are those of the tensorflow-datasets catalog; archive names and
-download sizes are the ones it has on record with their SHA-256.
+Counts and versions are those of the tensorflow-datasets catalog; archive names and sizes are the ones it
+has on record with their SHA-256 (ImageNet: as image-net.org serves them). Of the sizes once prepared only
+Fashion-MNIST's is measured; the others are estimates for the check of the disk.
 """
 
 import dataclasses

@@ -53,8 +53,14 @@ def info(config):
   Raises:
     UserError: an unknown name or word, an impossible number, a folder without the right layout.
   """
+  return _describe(config)[0]
+
+
+def _describe(config):
+  """(DataInfo, folder.Listing or None); a large folder takes seconds to list, so it is done once."""
   entry = choose("data set", config.name, CATALOG)
   _check(config)
+  listing = None
   num_classes, num_train, num_test = entry.num_classes, entry.num_train, entry.num_test
   if entry.source == "folder":
     listing = folder.list_folder(config.data_dir)
@@ -62,7 +68,7 @@ def info(config):
     num_train, num_test = len(listing.train), len(listing.test)
   mean, std = _statistics(config, entry)
   size, c = config.image_size, entry.channels
-  return DataInfo(
+  facts = DataInfo(
     name=entry.name,
     title=entry.title,
     num_classes=num_classes,
@@ -74,6 +80,7 @@ def info(config):
     std=std,
     storage="memory" if entry.source_shape else "stream",
   )
+  return facts, listing
 
 
 def open_dataset(config):
@@ -83,13 +90,12 @@ def open_dataset(config):
     UserError: as `info`, or the set is not prepared or is damaged; the message names the command
       that prepares it.
   """
-  facts = info(config)
+  facts, listing = _describe(config)
   entry = CATALOG[config.name]
   if entry.source == "digits":
     train, test = (splits.MemorySplit(*digits.load_split(name)) for name in ("train", "test"))
     return Dataset(facts, train, test)
   if entry.source == "folder":
-    listing = folder.list_folder(config.data_dir)
     return Dataset(facts, *_streams(listing.train, listing.test, config, entry))
   builder = prepared.find(entry, prepared.data_root(config.data_dir))
   if facts.storage == "memory":

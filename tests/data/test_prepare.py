@@ -1,10 +1,8 @@
-"""Preparing and reading: tiny archives of the real layouts, end to end, and everything that can go wrong."""
+"""Preparing and reading: tiny archives of the real layouts, end to end, then damaged."""
 
 import dataclasses
 import io
 import shutil
-import socket
-import subprocess
 import sys
 import tarfile
 
@@ -13,19 +11,13 @@ import pytest
 from PIL import Image
 
 from convnn_jax import data
-from convnn_jax.data import debian, prepare, prepared
+from convnn_jax.data import prepare
 from convnn_jax.data.catalog import CATALOG
 from convnn_jax.errors import UserError
 
 CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
 CMYK_NAME = "n01739381_1309.JPEG"  # one of the names that the ImageNet builder converts
 PNG_NAME = "n02105855_2933.JPEG"
-
-
-def run(capsys, *arguments):
-  """(exit code, standard output, standard error) of the command line."""
-  code = prepare.main(list(map(str, arguments)))
-  return code, *capsys.readouterr()
 
 
 def add(tar, name, content):
@@ -68,10 +60,10 @@ def sort_pairs(images, labels):
   return sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
 
 
-def test_prepare_and_read_in_memory(section, tmp_path, tiny_cifar, capsys):
+def test_prepare_and_read_in_memory(section, tmp_path, tiny_cifar, run):
   folder, images, labels = tiny_cifar
   root = tmp_path / "data"
-  code, out, err = run(capsys, "cifar10", f"--data_dir={root}", f"--manual_dir={folder}")
+  code, out, err = run("cifar10", f"--data_dir={root}", f"--manual_dir={folder}")
   assert code == 0, err
   assert "30 training and 8 test images" in out
   assert [path.name for path in root.iterdir()] == ["cifar10"]  # nothing temporary is left
@@ -82,7 +74,7 @@ def test_prepare_and_read_in_memory(section, tmp_path, tiny_cifar, capsys):
   assert sort_pairs(dataset.test.images, dataset.test.labels) == sort_pairs(images[30:], labels[30:])
   assert dataset.train.labels.dtype == np.int32
 
-  code, out, _ = run(capsys, "cifar10", f"--data_dir={root}")
+  code, out, _ = run("cifar10", f"--data_dir={root}")
   assert code == 0
   assert "already prepared" in out
 
@@ -113,7 +105,7 @@ DAMAGES = {
 }
 
 
-def test_damaged_sets_are_user_errors(section, tmp_path, prepared_cifar, capsys):
+def test_damaged_sets_are_user_errors(section, tmp_path, prepared_cifar, run):
   for name, damage in DAMAGES.items():
     root = tmp_path / name.replace(" ", "-")
     shutil.copytree(prepared_cifar, root)
@@ -121,7 +113,7 @@ def test_damaged_sets_are_user_errors(section, tmp_path, prepared_cifar, capsys)
     with pytest.raises(UserError, match="is damaged: .* prepare it again") as caught:
       data.open_dataset(section(name="cifar10", data_dir=str(root)))
     assert f"--data_dir={root}" in str(caught.value), name
-  code, _, err = run(capsys, "cifar10", f"--data_dir={tmp_path / 'no-facts'}")
+  code, _, err = run("cifar10", f"--data_dir={tmp_path / 'no-facts'}")
   assert code == 2
   assert "is damaged" in err
 
@@ -137,7 +129,7 @@ def test_another_format_and_another_count_are_user_errors(section, prepared_cifa
     data.open_dataset(config)
 
 
-def test_an_interrupted_preparation_leaves_nothing(tmp_path, tiny_cifar, capsys, monkeypatch):
+def test_an_interrupted_preparation_leaves_nothing(tmp_path, tiny_cifar, run, monkeypatch):
   from tensorflow_datasets.image_classification import cifar
 
   def interrupted(*_):
@@ -145,7 +137,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path, tiny_cifar, capsys,
     raise KeyboardInterrupt
 
   monkeypatch.setattr(cifar, "_load_data", interrupted)
-  code, _, err = run(capsys, "cifar10", f"--data_dir={tmp_path / 'data'}", f"--manual_dir={tiny_cifar[0]}")
+  code, _, err = run("cifar10", f"--data_dir={tmp_path / 'data'}", f"--manual_dir={tiny_cifar[0]}")
   assert code == 130
   assert "nothing half prepared is left" in err
   assert not list((tmp_path / "data").rglob("*.*"))
@@ -161,7 +153,7 @@ def encode(kind, size, value, mode="RGB"):
   return buffer.getvalue()
 
 
-def test_prepare_and_stream(section, tmp_path, capsys, monkeypatch):
+def test_prepare_and_stream(section, tmp_path, run, monkeypatch):
   folder = tmp_path / "manual"
   folder.mkdir()
   classes = {
@@ -185,7 +177,7 @@ def test_prepare_and_stream(section, tmp_path, capsys, monkeypatch):
   entry = dataclasses.replace(CATALOG["imagenet"], num_train=4, num_test=3, archives=sizes, prepared_mb=1)
   monkeypatch.setitem(CATALOG, "imagenet", entry)
   root = tmp_path / "data"
-  code, _, err = run(capsys, "imagenet", f"--data_dir={root}", f"--manual_dir={folder}")
+  code, _, err = run("imagenet", f"--data_dir={root}", f"--manual_dir={folder}")
   assert code == 0, err
 
   config = section(name="imagenet", data_dir=str(root), image_size=24, augment=("crop", "flip"))
@@ -200,117 +192,3 @@ def test_prepare_and_stream(section, tmp_path, capsys, monkeypatch):
   # The labels of the first three validation images: sea snake, alp, Shetland sheepdog.
   found = {round(float(image.mean()) / 60): int(label) for image, label in zip(images, labels, strict=True)}
   assert found == {1: 65, 2: 970, 3: 230}
-
-
-# ---------------------------------------------------------------- mistakes
-
-
-def test_unknown_names_from_the_shell():
-  command = [sys.executable, "-m", "convnn_jax.data.prepare", "cifar11"]
-  done = subprocess.run(command, capture_output=True, text=True, check=False)
-  assert done.returncode == 2
-  assert done.stdout == ""
-  assert done.stderr.startswith("Unknown data set 'cifar11'. Did you mean 'cifar10'?")
-  assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-  ("name", "reason"), [("digits", "part of scikit-learn"), ("folder", "train/<class>/")]
-)
-def test_sets_without_preparation_say_so(capsys, name, reason):
-  code, out, _ = run(capsys, name)
-  assert code == 0
-  assert "needs no preparation" in out
-  assert reason in out
-
-
-def refuse(*_, **__):
-  raise socket.gaierror(-2, "Name or service not known")
-
-
-def fails(capsys, tmp_path, *arguments):
-  """Standard error of a run that must end with exit code 2, one paragraph and no file."""
-  code, out, err = run(capsys, *arguments, f"--data_dir={tmp_path / 'data'}")
-  assert code == 2, (out, err)
-  assert err.count("\n") == 1
-  assert not list((tmp_path / "data").rglob("*.*"))
-  return err
-
-
-def test_no_network_is_said_at_once(tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(socket, "create_connection", refuse)
-  monkeypatch.setattr(prepare.urllib.request, "getproxies", dict)
-  err = fails(capsys, tmp_path, "cifar100")
-  assert "www.cs.toronto.edu port 443" in err
-  assert "copy cifar-100-binary.tar.gz here" in err
-  assert "--manual_dir=FOLDER" in err
-
-
-def test_behind_a_proxy_the_proxy_is_what_must_answer(tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(socket, "create_connection", refuse)
-  monkeypatch.setattr(prepare.urllib.request, "getproxies", lambda: {"https": "http://proxy.example:3128"})
-  assert "proxy.example port 3128" in fails(capsys, tmp_path, "mnist")
-
-
-def test_imagenet_must_be_fetched_by_hand(tmp_path, capsys):
-  err = fails(capsys, tmp_path, "imagenet")
-  assert "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar" in err
-  assert "image-net.org" in err
-
-
-def test_missing_and_incomplete_archives_are_named(tmp_path, capsys):
-  manual = tmp_path / "manual"
-  manual.mkdir()
-  (manual / "ILSVRC2012_img_train.tar").write_bytes(b"short")
-  err = fails(capsys, tmp_path, "imagenet", f"--manual_dir={manual}")
-  assert "lacks ILSVRC2012_img_val.tar." in err
-  (manual / "ILSVRC2012_img_val.tar").write_bytes(b"short")
-  err = fails(capsys, tmp_path, "imagenet", f"--manual_dir={manual}")
-  assert "has 5 bytes, the original 147,897,477,120" in err
-
-
-def test_damaged_archives_are_found_by_their_checksum(tmp_path, capsys):
-  manual = tmp_path / "manual"
-  manual.mkdir()
-  (manual / CIFAR_ARCHIVE).write_bytes(b"not an archive")
-  err = fails(capsys, tmp_path, "cifar10", f"--manual_dir={manual}")
-  assert "is not the original file: it is damaged or incomplete" in err
-
-
-def test_no_space(tmp_path, capsys, monkeypatch):
-  (tmp_path / CIFAR_ARCHIVE).touch()
-  usage = shutil.disk_usage(tmp_path)
-  monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=5_000_000))
-  err = fails(capsys, tmp_path, "cifar10", f"--manual_dir={tmp_path}")
-  assert "has 5 MB free" in err
-
-
-def test_a_file_in_the_place_of_the_folder(tmp_path, capsys):
-  (tmp_path / CIFAR_ARCHIVE).touch()
-  err = fails(capsys, tmp_path / CIFAR_ARCHIVE, "cifar10", f"--manual_dir={tmp_path}")
-  assert "is a file" in err
-
-
-def test_missing_packages_are_named(tmp_path, capsys, monkeypatch):
-  find = prepare.importlib.util.find_spec
-  monkeypatch.setattr(
-    prepare.importlib.util, "find_spec", lambda name: None if name == "importlib_resources" else find(name)
-  )
-  assert "pip install importlib_resources" in fails(capsys, tmp_path, "mnist")
-
-
-def test_only_repacked_archives_are_taken_for_debians(tmp_path):
-  original = debian.GZIP + debian.WITH_NAME
-  for name in debian.STAMPS:
-    (tmp_path / name).write_bytes(debian.GZIP + debian.NO_NAME + b"rest of the file")
-  assert debian.is_repacked(tmp_path)
-  (tmp_path / name).write_bytes(original + b"rest of the file")
-  assert not debian.is_repacked(tmp_path)
-  assert not debian.is_repacked(tmp_path / "nowhere")
-
-
-def test_the_command_in_messages_names_the_folder_only_where_needed(tmp_path, monkeypatch):
-  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-  entry = CATALOG["mnist"]
-  assert prepared.command(entry, prepared.data_root("")) == "python -m convnn_jax.data.prepare mnist"
-  assert prepared.command(entry, prepared.data_root("x")).endswith("/x")
