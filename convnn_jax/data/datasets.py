@@ -53,8 +53,14 @@ def info(config):
   Raises:
     UserError: an unknown name or word, an impossible number, a folder without the right layout.
   """
+  return _describe(config)[0]
+
+
+def _describe(config):
+  """(DataInfo, folder.Listing or None); a large folder takes seconds to list, so it is done once."""
   entry = choose("data set", config.name, CATALOG)
   _check(config)
+  listing = None
   num_classes, num_train, num_test = entry.num_classes, entry.num_train, entry.num_test
   if entry.source == "folder":
     listing = folder.list_folder(config.data_dir)
@@ -62,7 +68,7 @@ def info(config):
     num_train, num_test = len(listing.train), len(listing.test)
   mean, std = _statistics(config, entry)
   size, c = config.image_size, entry.channels
-  return DataInfo(
+  facts = DataInfo(
     name=entry.name,
     title=entry.title,
     num_classes=num_classes,
@@ -74,6 +80,7 @@ def info(config):
     std=std,
     storage="memory" if entry.source_shape else "stream",
   )
+  return facts, listing
 
 
 def open_dataset(config):
@@ -83,34 +90,31 @@ def open_dataset(config):
     UserError: as `info`, or the set is not prepared or is damaged; the message names the command
       that prepares it.
   """
-  facts = info(config)
+  facts, listing = _describe(config)
   entry = CATALOG[config.name]
   if entry.source == "digits":
     train, test = (splits.MemorySplit(*digits.load_split(name)) for name in ("train", "test"))
     return Dataset(facts, train, test)
-  stream = {
-    "image_size": config.image_size,
-    "center_fraction": entry.center_fraction,
-  }
-  crop = "random" if "crop" in config.augment else "center"
   if entry.source == "folder":
-    listing = folder.list_folder(config.data_dir)
-    train = splits.StreamSplit(len(listing.train), listing.train.read, crop=crop, **stream)
-    return Dataset(facts, train, splits.StreamSplit(len(listing.test), listing.test.read, **stream))
+    return Dataset(facts, *_streams(listing.train, listing.test, config, entry))
   builder = prepared.find(entry, prepared.data_root(config.data_dir))
   if facts.storage == "memory":
-    train = splits.MemorySplit(*prepared.read_all(builder, entry, "train"))
-    return Dataset(facts, train, splits.MemorySplit(*prepared.read_all(builder, entry, "test")))
-  train = prepared.reader(builder, entry, "train")
-  test = prepared.reader(builder, entry, "test")
-  return Dataset(
-    facts,
-    splits.StreamSplit(facts.num_train, train, crop=crop, **stream),
-    splits.StreamSplit(facts.num_test, test, **stream),
-  )
+    train, test = (splits.MemorySplit(*prepared.read_all(builder, entry, name)) for name in ("train", "test"))
+    return Dataset(facts, train, test)
+  train, test = (prepared.Records(builder, entry, name) for name in ("train", "test"))
+  return Dataset(facts, *_streams(train, test, config, entry))
+
+
+def _streams(train, test, config, entry):
+  """The two StreamSplits over two files of records (folder.Files or prepared.Records)."""
+  common = {"image_size": config.image_size, "center_fraction": entry.center_fraction}
+  crop = "random" if "crop" in config.augment else "center"
+  return splits.StreamSplit(train, crop=crop, **common), splits.StreamSplit(test, **common)
 
 
 def _check(config):
+  if isinstance(config.augment, str):  # its letters would be taken for words
+    raise UserError(f"augment='{config.augment}' must be a tuple of words, such as ('{config.augment}',).")
   for word in config.augment:
     if word not in AUGMENTATIONS:
       raise unknown_name("augmentation", word, AUGMENTATIONS)

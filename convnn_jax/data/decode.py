@@ -6,11 +6,13 @@ import math
 
 import numpy as np
 
-from convnn_jax.errors import UserError
-
 # Random boxes as in Szegedy et al. and in torchvision's RandomResizedCrop.
 AREA_RANGE = (0.08, 1.0)  # of the image's area
 ASPECT_RANGE = (3 / 4, 4 / 3)  # width / height
+
+
+class BrokenImage(ValueError):
+  """Bytes that neither OpenCV nor Pillow can decode."""
 
 
 @functools.cache
@@ -25,15 +27,27 @@ def _cv2():
 
 
 def decode(encoded):
-  """JPEG, PNG, ... bytes -> uint8 [Y X 3], RGB. Orientation tags are ignored, as in torchvision."""
+  """JPEG, PNG, ... bytes -> uint8 [Y X 3], RGB. Orientation tags are ignored, as in torchvision.
+
+  Raises:
+    BrokenImage: the bytes are not an image.
+  """
   cv2 = _cv2()
-  if cv2 is None:
+  # OpenCV fills what a truncated file lacks with grey and goes on; Pillow refuses it.
+  if cv2 is None or not _has_end(encoded):
     return _decode_pillow(encoded)
   flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-  image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
-  if image is None:
-    return _decode_pillow(encoded)  # formats that OpenCV lacks, such as GIF
-  return image
+  image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+  return _decode_pillow(encoded) if image is None else image  # formats that OpenCV lacks
+
+
+def _has_end(encoded):
+  """False for a JPEG or PNG without its end marker, and for no bytes at all."""
+  if encoded.startswith(b"\xff\xd8"):
+    return encoded.endswith(b"\xff\xd9")
+  if encoded.startswith(b"\x89PNG"):
+    return encoded.endswith(b"IEND\xaeB`\x82")
+  return bool(encoded)
 
 
 def _decode_pillow(encoded):
@@ -42,10 +56,7 @@ def _decode_pillow(encoded):
   try:
     return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
   except (OSError, SyntaxError) as error:  # Pillow's PNG reader raises SyntaxError
-    raise UserError(
-      f"An image of {len(encoded)} bytes cannot be decoded ({error}). Images must be whole JPEG, "
-      "PNG or other files that OpenCV or Pillow read; replace or remove this one."
-    ) from error
+    raise BrokenImage(f"{error} ({len(encoded):,} bytes)") from error
 
 
 def center_box(shape, fraction):

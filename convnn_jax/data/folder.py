@@ -26,6 +26,10 @@ class Files:
     """(file contents, b times bytes; labels int32 [b]) of the images `indices` [b]."""
     return [self.paths[i].read_bytes() for i in indices], self.labels[indices]
 
+  def describe(self, index):
+    """The path of one image, for messages."""
+    return f"'{self.paths[index]}'"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Listing:

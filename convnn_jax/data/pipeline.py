@@ -48,11 +48,12 @@ def train_batches(split, *, seed, batch_size, start_step, sharding):
       order over all processes never depends on how many there are.
 
   Returns:
-    Iterator of dicts of jax.Arrays: {"index": int32 [b]} for a memory split, {"image": uint8
+    Generator of dicts of jax.Arrays: {"index": int32 [b]} for a memory split, {"image": uint8
     [b Y X 3], "label": int32 [b]} for a stream.
 
   Raises:
-    UserError: the batch is larger than the split or does not divide over the devices.
+    UserError: the batch is larger than the split or does not divide over the devices, or the seed is
+      negative.
   """
   n = len(split)
   if not 1 <= batch_size <= n:
@@ -60,6 +61,8 @@ def train_batches(split, *, seed, batch_size, start_step, sharding):
       f"batch_size={batch_size} must lie in [1, {n}], the number of training images. "
       "Choose a smaller batch_size."
     )
+  if seed < 0:
+    raise UserError(f"seed={seed} must be at least 0.")
   _check_divides(batch_size, sharding)
 
   def make(step):
@@ -72,14 +75,14 @@ def train_batches(split, *, seed, batch_size, start_step, sharding):
     return _load(split, index, draws, sharding)
 
   steps = itertools.count(start_step)
-  return map(make, steps) if split.kind == "memory" else _prefetch(make, steps)
+  return _batches(split, make, steps)
 
 
 def eval_batches(split, *, batch_size, sharding):
   """Every example exactly once, in stored order.
 
   Returns:
-    Iterator over the dicts of `train_batches`, each with "mask" float32 [b]: 1 for an example, 0
+    Generator of the dicts of `train_batches`, each with "mask" float32 [b]: 1 for an example, 0
     for the rows that fill up the last batch.
 
   Raises:
@@ -97,7 +100,7 @@ def eval_batches(split, *, batch_size, sharding):
     return {**_load(split, index, None, sharding), "mask": mask}
 
   starts = range(0, n, batch_size)
-  return map(make, starts) if split.kind == "memory" else _prefetch(make, starts)
+  return _batches(split, make, starts)
 
 
 def resident(split, sharding):
@@ -148,6 +151,11 @@ def _load(split, index, draws, sharding):
     return jax.make_array_from_callback((b, *local.shape[1:]), sharding, shard)
 
   return {"image": place(images), "label": place(labels)}
+
+
+def _batches(split, make, items):
+  """A generator of make(item); batches that must be decoded are made ahead."""
+  return (make(item) for item in items) if split.kind == "memory" else _prefetch(make, items)
 
 
 def _prefetch(make, items):

@@ -182,7 +182,7 @@ def _check_manual(entry, folder):
     return  # tensorflow-datasets checks these against their SHA-256
   for name, size in entry.archives.items():
     found = (folder / name).stat().st_size
-    if found != size:
+    if found < size:
       raise UserError(
         f"'{folder / name}' has {found:,} bytes, the original {size:,}: the download is not complete. "
         "Fetch it again."

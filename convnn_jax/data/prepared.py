@@ -55,11 +55,14 @@ def find(entry, root):
   check(entry, root)
   import tensorflow_datasets as tfds  # 0.6 s, and the embedded digits never need it
 
-  builder = tfds.builder_from_directory(set_dir(entry, root))
-  for split in entry.splits:
-    for path in builder.info.splits[split].filepaths:
-      if not os.path.exists(path):
-        raise _damaged(entry, root, f"'{os.path.basename(path)}' is missing")
+  try:
+    builder = tfds.builder_from_directory(set_dir(entry, root))
+    files = [path for split in entry.splits for path in builder.info.splits[split].filepaths]
+  except Exception as error:  # its other files of facts: which one, and how it fails, depends on the version
+    raise _damaged(entry, root, f"{type(error).__name__}: {error}") from error
+  for path in files:
+    if not os.path.exists(path):
+      raise _damaged(entry, root, f"'{os.path.basename(path)}' is missing")
   return builder
 
 
@@ -76,18 +79,27 @@ def read_all(builder, entry, split):
   return images, labels
 
 
-def reader(builder, entry, split):
-  """A function from indices [b] to (encoded images, b times bytes; labels int32 [b])."""
-  import tensorflow_datasets as tfds
+class Records:
+  """The encoded images and labels of one split ("train" or "test"), for a StreamSplit."""
 
-  source = _source(builder, entry, split, {"image": tfds.decode.SkipDecoding()})
+  def __init__(self, builder, entry, split):
+    import tensorflow_datasets as tfds
 
-  def read(indices):
-    examples = _get(source, list(indices), entry, builder)
+    self._builder, self._entry, self._split = builder, entry, split
+    self._source = _source(builder, entry, split, {"image": tfds.decode.SkipDecoding()})
+
+  def __len__(self):
+    return len(self._source)
+
+  def read(self, indices):
+    """Indices [b] -> (encoded images, b times bytes; labels int32 [b])."""
+    examples = _get(self._source, list(indices), self._entry, self._builder)
     labels = np.array([example["label"] for example in examples], np.int32)
     return [example["image"] for example in examples], labels
 
-  return read
+  def describe(self, index):
+    """One image's place, for messages."""
+    return f"Image {index} of the {self._split} split in '{self._builder.data_path}'"
 
 
 def command(entry, root):

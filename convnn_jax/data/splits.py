@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from convnn_jax.data import decode
+from convnn_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,22 +29,21 @@ class StreamSplit:
   """A split whose images stay encoded on disk until a batch needs them.
 
   Attributes:
-    num_examples: n.
-    read: maps indices [b] to (encoded images, b times bytes; labels int32 [b]).
+    records: the encoded images; has len, read(indices [b]) -> (b times bytes, labels int32 [b]), and
+      describe(index), the name by which a person finds an image.
     image_size: height and width of the decoded images, pixels.
-    crop: "center" always takes the centre; "random" lets `load` take random boxes.
+    crop: "center" always takes the centre; "random" is for training, and `train_batches` draws boxes.
     center_fraction: side of the centre square as a share of the image's shorter side.
   """
 
-  num_examples: int
-  read: Callable[[Sequence[int]], tuple[list[bytes], np.ndarray]]
+  records: Any
   image_size: int
   crop: str = "center"
   center_fraction: float = 1.0
   kind = "stream"
 
   def __len__(self):
-    return self.num_examples
+    return len(self.records)
 
   def load(self, indices, draws=None):
     """Decodes the images `indices` [b]; returns (images uint8 [b Y X 3], labels int32 [b]).
@@ -52,12 +52,20 @@ class StreamSplit:
       indices: int [b].
       draws: float [b 4] in [0, 1), the random numbers of each row's box (`decode.random_box`);
         None takes the centre square.
+
+    Raises:
+      UserError: an image cannot be decoded; the message names it.
     """
-    encoded, labels = self.read([int(i) for i in indices])
+    encoded, labels = self.records.read([int(i) for i in indices])
     images = np.empty((len(labels), self.image_size, self.image_size, 3), np.uint8)
 
     def work(row):
-      image = decode.decode(encoded[row])
+      try:
+        image = decode.decode(encoded[row])
+      except decode.BrokenImage as error:
+        raise UserError(
+          f"{self.records.describe(int(indices[row]))} is not a whole image: {error}. Replace or remove it."
+        ) from error
       if draws is None:
         box = decode.center_box(image.shape, self.center_fraction)
       else:

@@ -3,6 +3,8 @@
 import pytest
 from ml_collections import ConfigDict
 
+from convnn_jax.data import prepare
+
 
 @pytest.fixture
 def section():
@@ -20,3 +22,14 @@ def section():
     return ConfigDict(base | fields)
 
   return make
+
+
+@pytest.fixture
+def run(capsys):
+  """A function that runs the preparation's command line: (exit code, standard output, standard error)."""
+
+  def command(*arguments):
+    code = prepare.main(list(map(str, arguments)))
+    return code, *capsys.readouterr()
+
+  return command

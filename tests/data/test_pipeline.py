@@ -217,6 +217,11 @@ def test_an_error_of_the_decoder_reaches_the_loop():
     next(batches)
 
 
+def test_a_negative_seed_is_a_user_error():
+  with pytest.raises(UserError, match="seed=-1"):
+    data.train_batches(numbered_split(), seed=-1, batch_size=8, start_step=0, sharding=batch_sharding())
+
+
 @pytest.mark.parametrize(
   ("batch_size", "message"), [(24, "number of training images"), (0, "must lie in"), (12, "does not divide")]
 )
