@@ -4,7 +4,18 @@ import ast
 import pathlib
 
 # From the bottom up. `data` imports no model code and models no data, although both lie under `training`.
-ORDER = ["errors", "shapes", "registry", "data", "kernels", "ops", "layers", "attention", "models", "training"]
+ORDER = [
+  "errors",
+  "shapes",
+  "registry",
+  "data",
+  "kernels",
+  "ops",
+  "layers",
+  "attention",
+  "models",
+  "training",
+]
 ORDER += ["convert", "report", "cli"]
 FORBIDDEN = {("models", "data"), ("attention", "data"), ("layers", "data"), ("ops", "data")}
 ROOT = pathlib.Path(__file__).parents[1] / "convnn_jax"

@@ -90,9 +90,7 @@ def report_damage(directory, reason: str, used: int, *, move) -> None:
   """Moves a damaged step by `move` and says in one line what happened; all processes call it."""
   place = move(directory)
   if jax.process_index() == 0:
-    text = (
-      "Checkpoint step %s is damaged (%s): step %d is used instead. The damaged one is kept: %s"
-    )
+    text = "Checkpoint step %s is damaged (%s): step %d is used instead. The damaged one is kept: %s"
     _log.warning(text, directory.name, reason, used, place)
 
 

@@ -139,9 +139,7 @@ def test_context_gives_keys_and_values(variant):
   _, module, variables, x = variant
   context = jax.random.normal(jax.random.key(3), (8, 9, WIDTH))
   assert apply(module, variables, x, context=context).shape == x.shape
-  np.testing.assert_allclose(
-    apply(module, variables, x, context=x), apply(module, variables, x), atol=1e-6
-  )
+  np.testing.assert_allclose(apply(module, variables, x, context=x), apply(module, variables, x), atol=1e-6)
 
 
 def test_unknown_field_is_refused(variant):

@@ -55,7 +55,9 @@ def test_options_add_what_they_say(pooling, position_embedding, final_norm):
   tree = shapes(spec, image=(8, 12, 3))
   tokens = 6 + (pooling == "cls")
   plain = count(shapes(SMALL | dict(pooling="mean"), image=(8, 12, 3)))
-  extra = 24 * (pooling == "cls") + tokens * 24 * (position_embedding == "learned") + 48 * (final_norm != "none")
+  extra = (
+    24 * (pooling == "cls") + tokens * 24 * (position_embedding == "learned") + 48 * (final_norm != "none")
+  )
   assert count(tree) == plain + extra
 
 

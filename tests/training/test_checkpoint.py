@@ -89,9 +89,7 @@ def test_round_trip_keeps_values_types_and_placement(tmp_path):
     step, items, meta = checkpoints.restore(TARGETS)
     assert (step, meta, checkpoints.read_meta(1)) == (2, {"step": 2}, {"step": 1})
     check_equal(items, 2)
-    same = jax.tree.map(
-      lambda x, t: x.sharding == t.sharding and x.dtype == t.dtype, items, TARGETS
-    )
+    same = jax.tree.map(lambda x, t: x.sharding == t.sharding and x.dtype == t.dtype, items, TARGETS)
     assert jax.tree.all(same)
     step, items, _ = checkpoints.restore(TARGETS, step=1)
     check_equal(items, 1)

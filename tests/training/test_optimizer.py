@@ -28,14 +28,22 @@ def test_schedules_follow_their_formulas():
     2.0 * (s + 1) / 10 if s < 10 else 0.2 + 0.9 * (1 + np.cos(np.pi * (s - 10) / 90)) for s in steps
   ]
   np.testing.assert_allclose([cosine(s) for s in steps], expected, rtol=1e-5)
-  step = make_schedule(section(schedule="step", learning_rate=1.0, decay_every=3.0, decay_factor=0.5), 10, 100)
+  step = make_schedule(
+    section(schedule="step", learning_rate=1.0, decay_every=3.0, decay_factor=0.5), 10, 100
+  )
   np.testing.assert_allclose([step(s) for s in steps], 0.5 ** (steps // 30), rtol=1e-5)
 
 
 def test_plateau_lowers_the_rate_when_the_loss_stays():
   config = section(
-    name="sgd", momentum=0.0, schedule="plateau", learning_rate=1.0, decay_every=2.0, decay_factor=0.1,
-    weight_decay=0.0, clip_norm=0.0,
+    name="sgd",
+    momentum=0.0,
+    schedule="plateau",
+    learning_rate=1.0,
+    decay_every=2.0,
+    decay_factor=0.1,
+    weight_decay=0.0,
+    clip_norm=0.0,
   )
   optimizer, _ = make_optimizer(config, steps_per_epoch=5, num_steps=100)
   params = {"x": jnp.zeros(())}
