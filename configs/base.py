@@ -81,7 +81,7 @@ PRESETS = {
   "imagenet": dict(name="imagenet", image_size=224, patch_size=16, augment=("flip",)),
   "mnist": dict(name="mnist", image_size=28, patch_size=4),
   "fashion_mnist": dict(name="fashion_mnist", image_size=28, patch_size=4, augment=("flip",)),
-  "digits": dict(name="digits", image_size=8, patch_size=2, augment=("crop",), crop_padding=1),
+  "digits": dict(name="digits", image_size=8, patch_size=2),
   "folder": dict(name="folder", image_size=224, patch_size=16, augment=("flip",)),
 }
 

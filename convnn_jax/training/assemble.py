@@ -15,6 +15,7 @@ from convnn_jax.errors import UserError
 from convnn_jax.models import make_model
 from convnn_jax.training import sharding, summary
 from convnn_jax.training.config import validate
+from convnn_jax.training.losses import make_loss
 from convnn_jax.training.optimizer import make_optimizer
 from convnn_jax.training.state import TrainState
 
@@ -76,6 +77,7 @@ def assemble(config: ConfigDict) -> Pieces:
     )
   num_steps = steps_per_epoch * config.num_epochs
   model = make_model(_plain(config.model), num_classes=info.num_classes, dtype=jnp.dtype(config.dtype))
+  make_loss(config.loss)  # its words are checked here
   optimizer, schedule = make_optimizer(config.optimizer, steps_per_epoch, num_steps)
 
   def init(key) -> TrainState:

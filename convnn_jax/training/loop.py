@@ -40,7 +40,7 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
   by_batch = sharding.batch_sharding(pieces.mesh)
   resident = data.resident(dataset.train, by_batch)
   evaluate = Evaluator(pieces, config, dataset.test, data.resident(dataset.test, by_batch))
-  update = _compiled_later(pieces, config)
+  update = compile_update(pieces, config)
   _print(report_lines.start(config, pieces, folder))
   workdir_lib.write_once(folder / "model.txt", report_lines.model_text(config, pieces))
 
@@ -93,7 +93,9 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
         if saving:
           record.seconds = spent_before + progress.seconds
           metric = test["top1"] if evaluating else None
-          checkpoints.save(step, state.checkpoint_items(), record.to_meta(), metric=metric)
+          finish = "now" if stopping else "later"
+          items = state.checkpoint_items()
+          checkpoints.save(step, items, record.to_meta(), metric=metric, finish=finish)
         if stopping:
           _print([f"interrupted: step {step} of {total} is saved; the same command goes on from there"])
           return None
@@ -118,8 +120,8 @@ def restore_or_create(pieces: Pieces, checkpoints: Checkpoints):
   return pieces.state_shapes.with_checkpoint_items(items), RunRecord.from_meta(meta)
 
 
-def _compiled_later(pieces: Pieces, config):
-  """The jitted update; the old state's memory is given to the new one."""
+def compile_update(pieces: Pieces, config):
+  """The jitted update (compiled when first called); the old state's memory is given to the new one."""
   step = make_train_step(pieces.model, pieces.optimizer, pieces.schedule, config, pieces.info)
   layout = jax.tree.map(lambda leaf: leaf.sharding, pieces.state_shapes)
   return jax.jit(step, donate_argnums=0, out_shardings=(layout, sharding.replicated(pieces.mesh)))
