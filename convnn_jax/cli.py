@@ -6,10 +6,15 @@ Exit codes: 0 done or interrupted and saved, 1 the run failed, 2 a user mistake 
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from convnn_jax.errors import RunFailed, UserError
+
+
+class _StoppedEarly(Exception):
+  """SIGTERM before there is anything to save."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,6 +43,8 @@ def _parser(description: str) -> _Parser:
 
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
   """Calls the command; returns the exit code."""
+  # Until the training loop takes over, SIGTERM has nothing to save; imports and compilation take seconds.
+  signal.signal(signal.SIGTERM, _stop_early)
   try:
     command(argv)
   except UserError as error:
@@ -46,10 +53,17 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
   except RunFailed as error:
     print(f"error: {error}", file=sys.stderr)  # noqa: T201
     return 1
+  except _StoppedEarly:
+    print("stopped before the first step; the same command starts again", file=sys.stderr)  # noqa: T201
+    return 0
   except KeyboardInterrupt:
     print("stopped; the last checkpoint is kept", file=sys.stderr)  # noqa: T201
     return 130
   return 0
+
+
+def _stop_early(number, frame):
+  raise _StoppedEarly
 
 
 def _start(args) -> None:

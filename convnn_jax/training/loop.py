@@ -44,7 +44,7 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
   _print(report_lines.start(config, pieces, folder))
   workdir_lib.write_once(folder / "model.txt", report_lines.model_text(config, pieces))
 
-  with Checkpoints(folder, keep=config.keep_checkpoints) as checkpoints:
+  with Checkpoints(folder, keep=config.keep_checkpoints) as checkpoints, Interruption() as interruption:
     # 2. State: new, or the last checkpoint's.
     state, record = restore_or_create(pieces, checkpoints)
     start, total = record.step, pieces.num_steps
@@ -65,7 +65,6 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
       Progress(start, total, config.batch_size) as progress,
       Writer(folder, start) as log,
       Profiler(folder / "profile", start, profile_steps) as profiler,
-      Interruption() as interruption,
     ):
       for step, batch in zip(range(start + 1, total + 1), batches, strict=False):
         profiler.before(step)

@@ -59,7 +59,8 @@ class Writer:
     self._file.write(json.dumps({"step": step, "part": part, **finite_or_none(metrics)}) + "\n")
     self._file.flush()
     for name, value in metrics.items():
-      self._board.add_scalar(f"{part}/{name}", value, step)
+      if math.isfinite(value):  # TensorBoard draws nothing else
+        self._board.add_scalar(f"{part}/{name}", value, step)
 
   def __enter__(self):
     return self

@@ -18,7 +18,7 @@ def start(config, pieces: Pieces, folder) -> list[str]:
   mixer = f" with {attention.name} attention" if attention else ""
   return [
     f"model    {config.model.name}{mixer}: {pieces.num_params:,} parameters,"
-    f" {pieces.flops_per_image() / 1e9:.4g} GFLOP per image",
+    f" {_short(pieces.flops_per_image())}FLOP per image",
     f"data     {info.title}: {info.num_train:,} training and {info.num_test:,} test images of {y} x {x} x {c},"
     f" {info.num_classes} classes",
     f"devices  {devices}",
@@ -47,6 +47,14 @@ def evaluation(step: int, pieces: Pieces, config, train: dict, test: dict, speed
     f"  train loss {train['loss']:.4f} top-1 {percent(train['top1'])}"
     f"  test loss {test['loss']:.5f} top-1 {percent(test['top1'])} top-5 {percent(test['top5'])}  {speed}"
   )
+
+
+def _short(number: float) -> str:
+  """2_507_000_000 -> "2.507 G"."""
+  for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    if number >= size:
+      return f"{number / size:.4g} {prefix}"
+  return f"{number:g} "
 
 
 def percent(fraction: float) -> str:

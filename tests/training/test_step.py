@@ -60,7 +60,11 @@ def test_parameters_can_be_cut_over_devices(small_config):
 
 
 def test_accumulated_gradients_equal_the_whole_batch(small_config):
-  quiet = ("--config.data.augment=()", "--config.model.dropout_rate=0.0", "--config.model.attention.dropout_rate=0.0")
+  quiet = (
+    "--config.data.augment=()",
+    "--config.model.dropout_rate=0.0",
+    "--config.model.attention.dropout_rate=0.0",
+  )
   whole, _ = losses(small_config(*quiet), 6)
   parts, _ = losses(small_config(*quiet, "--config.optimizer.accumulate=4"), 6)
   np.testing.assert_allclose(parts, whole, atol=2e-5)
