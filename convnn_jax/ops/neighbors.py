@@ -112,7 +112,9 @@ def _sum_to_one(values):
 
 
 def _closeness(values, similarity):
-  return 1.0 / (1e-8 - values) if similarity == "euclidean" else values
+  if similarity == "euclidean":
+    return 1.0 / (1e-8 - values)
+  return -values if similarity == "distance" else values
 
 
 WEIGHTINGS = {
@@ -133,7 +135,8 @@ def neighbor_weights(values, *, weighting="softmax", similarity="dot", temperatu
   Args:
     values: [b h n k], from select_neighbors.
     weighting: key of WEIGHTINGS.
-    similarity: what the values are ("euclidean" values are negated distances).
+    similarity: what the values are. "euclidean" values are negated distances, which weigh by 1 / distance;
+      "distance" are the same values, which weigh by the distance itself (the first published versions).
     temperature: divides the values of a softmax.
 
   Returns:
