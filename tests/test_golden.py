@@ -54,9 +54,7 @@ def _compare(path, dtype):
   """(worst difference of the output, of the gradients, names of gradients that only one side has)."""
   with np.load(path) as file:
     config, arrays = json.loads(str(file["config"])), {name: file[name] for name in file if name != "config"}
-  floats = {
-    name: a.astype(dtype) if np.issubdtype(a.dtype, np.floating) else a for name, a in arrays.items()
-  }
+  floats = {name: a.astype(dtype) if np.issubdtype(a.dtype, np.floating) else a for name, a in arrays.items()}
   inputs = {name: floats[name] for name in ("x", "x2", "x3") if name in arrays}
   with _precision(dtype):
     loaded = load(path, config, floats)

@@ -171,7 +171,9 @@ def _convnn_spec(options, module) -> dict[str, Any]:
   candidates = _word(options, "sampling_type", "all")
   similarity = _word(options, "similarity" if "similarity" in options else "magnitude_type", "matmul")
   separable = "depthwise-separable" if module.endswith("_Depthwise") else None
-  convolution = _word(options, "convolution_type", separable or ("standard" if first_versions else "depthwise"))
+  convolution = _word(
+    options, "convolution_type", separable or ("standard" if first_versions else "depthwise")
+  )
   heads, coordinates = options["num_heads"], options.get("coordinate_encoding", False)
   linear_bias = options.get("linear_bias", options.get("bias", first_versions))
 

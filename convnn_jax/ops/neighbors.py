@@ -44,6 +44,7 @@ def _top_k_by_passes(scores, k):
 def _top_k_by_library(scores, k):
   """lax.top_k on a 2-D view: results sliced later must not meet the slice that XLA recognises as top-k,
   or it falls back to sorting every row."""
+  scores = jnp.where(scores == 0, 0.0, scores)  # the library ranks -0 behind 0; they are a tie
   values, index = lax.top_k(scores.reshape(-1, scores.shape[-1]), k)
   return values.reshape(*scores.shape[:-1], k), index.reshape(*scores.shape[:-1], k)
 

@@ -54,7 +54,9 @@ def _check_against_loops(x, coordinates=None, chosen=None, **spec):
   given = {name: getattr(module, name) for name in (*names, "self_fill_value")}
   loops = reference(x, params, **given, chosen=chosen, coordinates=coordinates, quirks=quirks)
   # Sums of similarities may be close to 0, which makes large weights.
-  np.testing.assert_allclose(ours, loops, rtol=1e-6, atol=1e-6 * max(1, np.abs(loops).max()), err_msg=str(spec))
+  np.testing.assert_allclose(
+    ours, loops, rtol=1e-6, atol=1e-6 * max(1, np.abs(loops).max()), err_msg=str(spec)
+  )
 
 
 @pytest.mark.parametrize("chosen", [None, CHOSEN], ids=["all", "sampled"])

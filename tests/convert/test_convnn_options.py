@@ -64,5 +64,10 @@ def test_rows_come_from_w_k_in_convnn_only():
 
 
 def test_unused_projections_are_declared():
-  assert conversion(FIRST | dict(projection="v")).ignore == ("W_q.weight", "W_q.bias", "W_k.weight", "W_k.bias")
+  assert conversion(FIRST | dict(projection="v")).ignore == (
+    "W_q.weight",
+    "W_q.bias",
+    "W_k.weight",
+    "W_k.bias",
+  )
   assert conversion(FINAL).ignore == ()
