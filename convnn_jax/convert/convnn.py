@@ -13,22 +13,20 @@ from convnn_jax.errors import UserError, choose, unknown_name
 
 # Published words -> ours. A remark in parentheses behind a word is ignored: "n/a (no head split)".
 _SIMILARITIES = {"matmul": "dot", "cosine": "cosine", "euclidean": "euclidean"}
+_CONVOLUTIONS = {
+  "depthwise": "depthwise",
+  "standard": "standard",
+  "depthwise-separable": "depthwise_separable",
+}
+_WEIGHTINGS = {"softmax_topk": "softmax", "similarity": "similarity"}
+_WEIGHTINGS |= {"softmax_full_row": "full_softmax", "sum_normalised": "sum"}
 WORDS = {
   "sampling_type": {"all": "all", "random": "random", "spatial": "spatial"},
   "magnitude_type": _SIMILARITIES,
   "similarity": _SIMILARITIES,  # where a version ignored its own flag; goes before magnitude_type
-  "convolution_type": {
-    "depthwise": "depthwise",
-    "standard": "standard",
-    "depthwise-separable": "depthwise_separable",
-  },
+  "convolution_type": _CONVOLUTIONS,
   "projection": {"kqv": "qkv", "kq": "qk", "v": "v", "none": "none"},
-  "weighting": {
-    "softmax_topk": "softmax",
-    "similarity": "similarity",
-    "softmax_full_row": "full_softmax",
-    "sum_normalised": "sum",
-  },
+  "weighting": _WEIGHTINGS,
   "head_merge": {"correct": "correct", "upstream_scramble": "scramble", "n/a": "correct"},
   "self_mask": {"strict": "strict", "upstream": "weak", "n/a": "strict"},
   "sample_coords": {"token": "token", "rank": "rank", "n/a": "token"},
@@ -74,14 +72,8 @@ OPTIONS = {
   "EncoderBlock": _BLOCK,
   "ViT": _VIT,
 }
-NOT_BUILT_YET = {
-  "MultiHeadConv1dAttention",
-  "BranchingConv",
-  "BranchingAttention",
-  "BranchingConv(hist)",
-  "BranchingAttention(hist)",
-  "KvtAttention",
-}
+NOT_BUILT_YET = {"MultiHeadConv1dAttention", "BranchingConv", "BranchingAttention", "KvtAttention"}
+NOT_BUILT_YET |= {"BranchingConv(hist)", "BranchingAttention(hist)"}
 
 
 class Conversion(NamedTuple):
@@ -110,7 +102,7 @@ def conversion(options: Mapping[str, Any]) -> Conversion:
     UserError: unknown module, option or value, or a module that is not built yet.
   """
   module = options.get("module")
-  _check(options, module, OPTIONS)
+  _check(options, module)
   if module == "ViT":
     return _vit(options)
   if module == "EncoderBlock":
@@ -118,10 +110,9 @@ def conversion(options: Mapping[str, Any]) -> Conversion:
   return _attention(options, module)
 
 
-def _check(options, module, known):
-  if module in NOT_BUILT_YET:
-    raise UserError(f"The published module '{module}' is not built yet.")
-  allowed = choose("published module", module, known)
+def _check(options, module):
+  _check_built(module)
+  allowed = choose("published module", module, OPTIONS)
   for option, value in options.items():
     if option in LABELS:
       continue
@@ -131,6 +122,11 @@ def _check(options, module, known):
       _word(options, option)
     elif not _has_type(value, TYPES[option]):
       raise UserError(f"The published option {option}={value!r} must be {TYPES[option]}.")
+
+
+def _check_built(module):
+  if module in NOT_BUILT_YET:
+    raise UserError(f"The published module '{module}' is not built yet.")
 
 
 def _has_type(value, wanted):
@@ -157,9 +153,9 @@ def _attention(options, module) -> Conversion:
     return Conversion("attention", spec, _projections("query", "key"), ())
   spec = _convnn_spec(options, module)
   names = ("depthwise_conv", "pointwise_conv") if module.endswith("_Depthwise") else ("conv.0", "conv.1")
-  projected = {"qkv": "qkv", "qk": "qk", "v": "v", "none": ""}[spec["projection"]]
   # The first versions allocated all projections whether they used them or not.
-  unused = tuple(f"W_{letter}.{part}" for letter in "qkv" if letter not in projected for part in _PARTS)
+  letters = [letter for letter in "qkv" if letter not in spec["projection"].replace("none", "")]
+  unused = tuple(f"W_{letter}.{part}" for letter in letters for part in ("weight", "bias"))
   rules = _projections("key", "query") + _convolution(spec["convolution"], *names)
   return Conversion("attention", spec, rules, unused)
 
@@ -170,10 +166,8 @@ def _convnn_spec(options, module) -> dict[str, Any]:
   first_versions = history and not module.endswith("Same_KVT_Attention")
   candidates = _word(options, "sampling_type", "all")
   similarity = _word(options, "similarity" if "similarity" in options else "magnitude_type", "matmul")
-  separable = "depthwise-separable" if module.endswith("_Depthwise") else None
-  convolution = _word(
-    options, "convolution_type", separable or ("standard" if first_versions else "depthwise")
-  )
+  usual = "standard" if first_versions else "depthwise"
+  usual = "depthwise-separable" if module.endswith("_Depthwise") else usual
   heads, coordinates = options["num_heads"], options.get("coordinate_encoding", False)
   linear_bias = options.get("linear_bias", options.get("bias", first_versions))
 
@@ -199,7 +193,7 @@ def _convnn_spec(options, module) -> dict[str, Any]:
     similarity=similarity,
     weighting=_weighting(options),
     temperature=options.get("temperature", 1.0),
-    convolution=convolution,
+    convolution=_word(options, "convolution_type", usual),
     projection=_word(options, "projection", "kqv"),
     candidates=candidates,
     candidate_padding=options.get("sample_padding", 0) if candidates == "spatial" else 0,
@@ -239,8 +233,7 @@ def _required(options, option):
 
 def _block(options) -> Conversion:
   layer = _word(options, "layer")
-  if layer in NOT_BUILT_YET:
-    raise UserError(f"The published layer {options['layer']} is not built yet.")
+  _check_built(layer)
   attention = _attention(options, layer)
   rules = _prefixed("attention.", "attention/", attention.rules)
   rules += (*_norm("norm1", "norm1"), *_norm("norm2", "norm2"))
@@ -269,9 +262,6 @@ def _vit(options) -> Conversion:
   # The sine table is a buffer there and a constant here.
   ignore = ("positional_encoding.pe", *(f"transformer_encoder.{{layer}}.{name}" for name in block.ignore))
   return Conversion("model", spec, rules, ignore)
-
-
-_PARTS = ("weight", "bias")
 
 
 def _linear(source, target):
