@@ -16,7 +16,9 @@ class UserError(ValueError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
   """The error for `name` not being one of `known`, with the nearest legal name."""
   known = sorted(known)
-  near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+  # "lr" for learning_rate: initials are nearer than their spelling.
+  initials = [k for k in known if "".join(word[:1] for word in k.split("_")) == name]
+  near = initials or difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
   hint = f" Did you mean '{near[0]}'?" if near else ""
   return UserError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(known)}.")
 
@@ -26,3 +28,7 @@ def choose(kind: str, name: str, table: dict):
   if name not in table:
     raise unknown_name(kind, name, table)
   return table[name]
+
+
+class RunFailed(RuntimeError):
+  """A run that cannot go on, for example because it diverged; the command ends with exit code 1."""

@@ -40,3 +40,49 @@ def pytest_terminal_summary(terminalreporter, config):
 def golden_lines(request):
   """The list of lines printed at the end, whatever the output capture."""
   return request.config.stash[GOLDEN_LINES]
+
+
+@pytest.fixture
+def small_config():
+  """A function that gives the config of a run of seconds: a tiny ViT on digits, changed by overrides."""
+  from convnn_jax.training import config as config_lib
+
+  def make(*overrides, attention="convnn", config="configs/convnn_k9.py:digits"):
+    small = (
+      "--config.batch_size=128",
+      "--config.num_epochs=2",
+      "--config.log_every=5",
+      "--config.eval_batch_size=120",
+      "--config.model.width=16",
+      "--config.model.depth=1",
+      "--config.model.mlp_dim=16",
+      "--config.model.patch_size=4",
+      "--config.model.attention.num_neighbors=3",
+      "--config.optimizer.warmup_epochs=0",
+    )
+    if attention != "convnn":
+      small = (*small[:-2], *small[-1:], f"--config.model.attention.name={attention}")
+    return config_lib.load(config, (*small, *overrides))
+
+  return make
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+  """A context in which runs see a single device, although eight are simulated."""
+  import contextlib
+
+  from convnn_jax.training import sharding
+
+  @contextlib.contextmanager
+  def only_one():
+    def make_mesh(config):
+      del config
+      auto = (jax.sharding.AxisType.Auto,) * len(sharding.AXES)
+      return jax.make_mesh((1, 1, 1), sharding.AXES, axis_types=auto, devices=jax.devices()[:1])
+
+    with monkeypatch.context() as patch:
+      patch.setattr(sharding, "make_mesh", make_mesh)
+      yield
+
+  return only_one

@@ -222,7 +222,8 @@ class ConvNNAttention(nn.Module):
       values, index = neighbors.select_neighbors(scores, self.num_neighbors)
       return index, weigh(values)
     itself = jnp.broadcast_to(jnp.arange(scores.shape[2], dtype=jnp.int32)[:, None], (*scores.shape[:3], 1))
-    self_value = jnp.full(itself.shape, -1.0 if self.similarity == "euclidean" else 1.0, scores.dtype)
+    negated = self.similarity == "euclidean" and self.weighting != "full_softmax"  # that has probabilities
+    self_value = jnp.full(itself.shape, -1.0 if negated else 1.0, scores.dtype)
     if self.num_neighbors == 1:  # the token itself, nothing is mixed
       return itself, weigh(self_value)
     values, index = neighbors.select_neighbors(scores, self.num_neighbors - 1)

@@ -149,7 +149,7 @@ def _word(options, option, default=None):
 def _attention(options, module) -> Conversion:
   if module == "MultiHeadAttention":
     bias = options.get("bias", False) or options.get("attention_bias", False)
-    spec = dict(name="softmax", num_heads=options["num_heads"], qkv_bias=bias, out_bias=bias)
+    spec = dict(name="softmax", num_heads=_required(options, "num_heads"), qkv_bias=bias, out_bias=bias)
     return Conversion("attention", spec, _projections("query", "key"), ())
   spec = _convnn_spec(options, module)
   names = ("depthwise_conv", "pointwise_conv") if module.endswith("_Depthwise") else ("conv.0", "conv.1")
@@ -168,7 +168,7 @@ def _convnn_spec(options, module) -> dict[str, Any]:
   similarity = _word(options, "similarity" if "similarity" in options else "magnitude_type", "matmul")
   usual = "standard" if first_versions else "depthwise"
   usual = "depthwise-separable" if module.endswith("_Depthwise") else usual
-  heads, coordinates = options["num_heads"], options.get("coordinate_encoding", False)
+  heads, coordinates = _required(options, "num_heads"), options.get("coordinate_encoding", False)
   linear_bias = options.get("linear_bias", options.get("bias", first_versions))
 
   quirks, self_fill = [], None
@@ -189,9 +189,9 @@ def _convnn_spec(options, module) -> dict[str, Any]:
   spec = dict(
     name="convnn",
     num_heads=heads,
-    num_neighbors=options["K"],
+    num_neighbors=_required(options, "K"),
     similarity=similarity,
-    weighting=_weighting(options),
+    weighting=_weighting(options, "similarity" if first_versions else "softmax_topk"),
     temperature=options.get("temperature", 1.0),
     convolution=_word(options, "convolution_type", usual),
     projection=_word(options, "projection", "kqv"),
@@ -209,15 +209,17 @@ def _convnn_spec(options, module) -> dict[str, Any]:
   if candidates != "all":
     spec["num_candidates"] = _required(options, "num_samples")
   if module.endswith("_Modified"):
-    spec["value_features"] = options.get("v_out", options["d_hidden"] // heads**2)
+    spec["value_features"] = options.get("v_out", _required(options, "d_hidden") // heads**2)
   return spec
 
 
-def _weighting(options):
+def _weighting(options, usual):
   """The final code has a flag, the experiments have words; both together must agree."""
-  by_flag = "softmax_topk" if options.get("softmax_topk_val", True) else "similarity"
+  if "softmax_topk_val" not in options:
+    return _word(options, "weighting", usual)
+  by_flag = "softmax_topk" if options["softmax_topk_val"] else "similarity"
   weighting = _word(options, "weighting", by_flag)
-  if "softmax_topk_val" in options and weighting != WORDS["weighting"][by_flag]:
+  if weighting != WORDS["weighting"][by_flag]:
     raise UserError(
       f"The published options weighting={options['weighting']!r} and"
       f" softmax_topk_val={options['softmax_topk_val']} contradict each other; give one of them."
@@ -238,7 +240,7 @@ def _block(options) -> Conversion:
   rules = _prefixed("attention.", "attention/", attention.rules)
   rules += (*_norm("norm1", "norm1"), *_norm("norm2", "norm2"))
   rules += (*_linear("mlp.0", "mlp/hidden_layer"), *_linear("mlp.3", "mlp/out"))
-  spec = dict(attention=attention.spec, mlp_dim=options["d_mlp"])
+  spec = dict(attention=attention.spec, mlp_dim=_required(options, "d_mlp"))
   return Conversion("block", spec, rules, tuple(f"attention.{name}" for name in attention.ignore))
 
 
@@ -246,9 +248,9 @@ def _vit(options) -> Conversion:
   block = _block(options)
   spec = dict(
     name="vit",
-    patch_size=options["patch_size"],
-    width=options["d_hidden"],
-    depth=options["num_layers"],
+    patch_size=_required(options, "patch_size"),
+    width=_required(options, "d_hidden"),
+    depth=_required(options, "num_layers"),
     **block.spec,
   )
   rules = _prefixed("transformer_encoder.{layer}.", "block_{layer}/", block.rules)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from convnn_jax.errors import UserError
+
 
 def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
   """Boolean mask of `shape`, each element True with probability 1 - rate.
@@ -42,6 +44,8 @@ class Dropout(nn.Module):
 
   @nn.compact
   def __call__(self, x, *, deterministic: bool):
+    if not 0 <= self.rate < 1:
+      raise UserError(f"dropout_rate={self.rate} must lie in [0, 1).")
     if deterministic or self.rate == 0:
       return x
     mask = keep_mask(self.make_rng("dropout"), x.shape, self.rate)

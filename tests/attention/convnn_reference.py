@@ -21,12 +21,10 @@ def _score(q, k, kind, d):
   return -np.linalg.norm(q - k)
 
 
-def _weights(scores, row, weighting, similarity, temperature, by_distance):
+def _weights(scores, weighting, similarity, temperature, by_distance):
   exp = lambda s: np.exp(np.asarray(s) / temperature)
   if weighting == "softmax":
     return exp(scores) / exp(scores).sum()
-  if weighting == "full_softmax":
-    return exp(scores) / exp(row).sum()
   weights = np.array(scores)
   if similarity == "euclidean":
     weights = -weights if by_distance else 1 / (-weights + TINY)
@@ -88,12 +86,13 @@ def convnn(
         nearest = sorted(range(len(tokens)), key=lambda j: (-row[j], j))[:take]
         index, scores = [tokens[j] for j in nearest], [row[j] for j in nearest]
         if chosen is not None:
-          index, scores = [i, *index], [-1.0 if similarity == "euclidean" else 1.0, *scores]
+          negated = similarity == "euclidean" and weighting != "full_softmax"
+          index, scores = [i, *index], [-1.0 if negated else 1.0, *scores]
         if weighting == "full_softmax":
           weights = np.array(scores)
         else:
           by_distance = "distance_weights" in quirks
-          weights = _weights(scores, row, weighting, similarity, temperature, by_distance)
+          weights = _weights(scores, weighting, similarity, temperature, by_distance)
         neighbors = [w * value[j, h] for w, j in zip(weights, index, strict=True)]
         heads.append(_convolve(neighbors, params["convolution"], convolution))
       mixed.append(np.concatenate(heads))

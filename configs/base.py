@@ -1,0 +1,113 @@
+"""Every field of a run: default, unit and meaning. Nothing else defines fields.
+
+The defaults are the published ConvNN training run: ViT-Tiny 224/16 on CIFAR-10 without augmentation, AdamW.
+Fields of the attention are documented in its class, convnn_jax/attention/<name>.py.
+"""
+
+from ml_collections import ConfigDict
+
+from convnn_jax.errors import choose
+
+
+def get_config() -> ConfigDict:
+  """The base config; an experiment changes what it is about and calls `with_data` last."""
+  return ConfigDict(
+    dict(
+      seed=42,  # decides initial parameters, data order, augmentation, dropout, candidates
+      batch_size=256,  # images per step, over all devices
+      eval_batch_size=256,  # images per evaluation step, over all devices (rounded up to fit them)
+      num_epochs=150,  # an epoch is num_train // batch_size steps
+      log_every=50,  # steps between rows of metrics.jsonl
+      eval_every=0,  # steps between evaluations of the test set; 0 = once per epoch
+      checkpoint_every=0,  # steps between checkpoints; 0 = once per epoch
+      keep_checkpoints=2,  # the newest so many stay on disk, and the best one
+      max_skipped_updates=20,  # so many non-finite updates in a row end the run
+      dtype="float32",  # compute dtype: float32 or bfloat16; parameters, scores, norms, losses stay float32
+      mesh=dict(  # devices along each axis; -1 = all that are left
+        data=-1,  # batch
+        fsdp=1,  # parameters and optimiser state cut over devices, batch too
+        tensor=1,  # heads and hidden channels
+      ),
+      data=dict(
+        name="cifar10",  # digits, mnist, fashion_mnist, cifar10, cifar100, imagenet, folder
+        data_dir="",  # prepared data; "" = $TFDS_DATA_DIR or ~/tensorflow_datasets; for folder its path
+        image_size=224,  # pixels; images are resized to this square
+        augment=(),  # words, in training only: crop (random, zero padded), flip (horizontal)
+        crop_padding=4,  # pixels of the source image
+        normalization="dataset",  # mean and deviation of: dataset, imagenet, half (0.5 and 0.5)
+      ),
+      model=dict(
+        name="vit",
+        patch_size=16,  # pixels
+        width=192,  # channels of a token
+        depth=12,  # blocks
+        mlp_dim=768,  # hidden width of the MLPs
+        dropout_rate=0.1,
+        position_embedding="sincos",  # sincos, learned, none
+        pooling="cls",  # cls (class token), mean
+        final_norm="none",  # none, layer_norm
+        attention=dict(name="softmax", num_heads=3, dropout_rate=0.1),  # replaced as a whole
+      ),
+      loss=dict(
+        name="cross_entropy",  # cross_entropy, mse (against one-hot labels)
+        label_smoothing=0.0,  # share of the label spread over all classes, in training only
+      ),
+      optimizer=dict(
+        name="adamw",  # adamw, adam (decay in the gradient), sgd
+        learning_rate=1e-4,  # peak
+        weight_decay=0.01,
+        decay="all",  # parameters that decay: all (as published), kernels (no biases, norms, tokens)
+        momentum=0.9,  # of sgd
+        b1=0.9,  # of adam and adamw
+        b2=0.999,
+        schedule="constant",  # constant, step, cosine, plateau (of the epoch's mean training loss)
+        warmup_epochs=0.0,  # linear from 0
+        final_learning_rate=0.0,  # where cosine ends
+        decay_every=30.0,  # epochs between the steps of `step`; epochs without progress for `plateau`
+        decay_factor=0.1,  # of `step` and `plateau`
+        clip_norm=1.0,  # global norm of the gradient; 0 = off
+        accumulate=1,  # parts in which a batch is computed, one after another; divides batch_size
+        ema_decay=0.0,  # exponential mean of the parameters, which is then evaluated; 0 = off
+      ),
+    )
+  )
+
+
+# Data presets: image and patch size follow the data set, width and depth stay the config's own; only `digits`
+# shrinks the model too, so that a laptop trains it in about a minute.
+PRESETS = {
+  "cifar10": dict(name="cifar10", image_size=224, patch_size=16),
+  "cifar100": dict(name="cifar100", image_size=224, patch_size=16),
+  "imagenet": dict(name="imagenet", image_size=224, patch_size=16, augment=("flip",)),
+  "mnist": dict(name="mnist", image_size=28, patch_size=4),
+  "fashion_mnist": dict(name="fashion_mnist", image_size=28, patch_size=4, augment=("flip",)),
+  "digits": dict(name="digits", image_size=8, patch_size=2),
+  "folder": dict(name="folder", image_size=224, patch_size=16, augment=("flip",)),
+}
+
+
+def with_data(config: ConfigDict, preset: str = "cifar10") -> ConfigDict:
+  """Applies a data preset: a key of PRESETS, or "folder=PATH".
+
+  Raises:
+    UserError: unknown preset.
+  """
+  name, _, path = preset.partition("=")
+  fields = dict(choose("data preset", name, PRESETS))
+  config.model.patch_size = fields.pop("patch_size")
+  config.data.update(fields)
+  config.data.data_dir = path
+  if name == "digits":
+    _shrink(config)
+  return config
+
+
+def _shrink(config: ConfigDict) -> None:
+  config.batch_size = 64
+  config.eval_batch_size = 360
+  config.num_epochs = 30
+  config.log_every = 22
+  config.model.update(width=64, depth=4, mlp_dim=128)
+  config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_epochs=2.0)
+  if config.model.attention.get("num_heads", 1) > 1:
+    config.model.attention.num_heads = 4  # the published 3 does not divide a width of 64

@@ -1,0 +1,112 @@
+"""Command lines of train.py and eval.py: flags in, one call, exit code out.
+
+Exit codes: 0 done or interrupted and saved, 1 the run failed, 2 a user mistake (one line on standard error).
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from convnn_jax.errors import RunFailed, UserError
+
+
+class _StoppedEarly(Exception):
+  """SIGTERM before there is anything to save."""
+
+
+class _Parser(argparse.ArgumentParser):
+  """Errors as one line, without the usage text."""
+
+  def error(self, message):
+    raise UserError(f"{message}. See --help.")
+
+
+def _parser(description: str) -> _Parser:
+  parser = _Parser(
+    description=description,
+    epilog="Fields of the config are set by --config.FIELD=VALUE; configs/base.py documents them all.",
+    allow_abbrev=False,
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+  group = parser.add_argument_group("several processes (TPU pods and SLURM are detected)")
+  group.add_argument(
+    "--distributed", choices=("auto", "on", "off"), default="auto", help="join other processes"
+  )
+  group.add_argument("--coordinator", default="", help="host:port of process 0")
+  group.add_argument("--num_processes", type=int, default=-1, help="with --coordinator")
+  group.add_argument("--process_id", type=int, default=-1, help="with --coordinator")
+  return parser
+
+
+def run(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
+  """Calls the command; returns the exit code."""
+  # Until the training loop takes over, SIGTERM has nothing to save; imports and compilation take seconds.
+  signal.signal(signal.SIGTERM, _stop_early)
+  try:
+    command(argv)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    return 2
+  except RunFailed as error:
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    return 1
+  except _StoppedEarly:
+    print("stopped before the first step; the same command starts again", file=sys.stderr)  # noqa: T201
+    return 0
+  except KeyboardInterrupt:
+    print("stopped; the last checkpoint is kept", file=sys.stderr)  # noqa: T201
+    return 130
+  return 0
+
+
+def _stop_early(number, frame):
+  raise _StoppedEarly
+
+
+def _start(args) -> None:
+  # TensorFlow's and XLA's start-up messages are noise; errors still come through.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  from convnn_jax.training import distributed
+
+  distributed.initialize(args.distributed, args.coordinator, args.num_processes, args.process_id)
+
+
+def train(argv: Sequence[str]) -> None:
+  """train.py --config=FILE[:ARGUMENT] [--workdir=DIR] [--config.FIELD=VALUE ...]."""
+  parser = _parser("Trains what a config describes; the same command goes on after an interruption.")
+  parser.add_argument("--config", required=True, help="configs/NAME.py or configs/NAME.py:DATA")
+  parser.add_argument("--workdir", default="", help="folder of the run; default runs/NAME[-DATA]")
+  parser.add_argument("--profile", type=int, default=0, help="trace so many steps into WORKDIR/profile")
+  args, rest = parser.parse_known_args(argv)
+
+  from convnn_jax.training import config as config_lib
+
+  config = config_lib.load(args.config, rest)
+  _start(args)
+  from convnn_jax.training.loop import train as train_loop
+
+  workdir = args.workdir or os.path.join("runs", config_lib.name_of(args.config))
+  train_loop(config, workdir, profile_steps=args.profile)
+
+
+def evaluate(argv: Sequence[str]) -> None:
+  """eval.py --workdir=DIR [--step=last|best|N] [--config.FIELD=VALUE ...]."""
+  parser = _parser("Evaluates a run's checkpoint on the test set; prints one line of JSON.")
+  parser.add_argument("--workdir", required=True, help="folder of the run")
+  parser.add_argument("--step", default="last", help="last, best, or a step number")
+  args, rest = parser.parse_known_args(argv)
+  if args.step not in ("last", "best") and not args.step.isdigit():
+    raise UserError(f"--step={args.step} must be last, best or a step number.")
+  step = int(args.step) if args.step.isdigit() else args.step
+
+  _start(args)
+  from convnn_jax.training import config as config_lib
+  from convnn_jax.training import workdir as workdir_lib
+  from convnn_jax.training.restore import evaluate_checkpoint
+
+  folder, config = workdir_lib.load_config(args.workdir)
+  result = evaluate_checkpoint(folder, config_lib.override(config, rest), step)
+  print(json.dumps(result), flush=True)  # noqa: T201

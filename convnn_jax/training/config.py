@@ -1,0 +1,219 @@
+"""From a config file and command-line overrides to one locked ConfigDict, and back to JSON.
+
+Overrides look like --config.optimizer.learning_rate=3e-4. The spec of the model and of the attention are
+completed with the defaults of the chosen class, so every field can be overridden and a saved config is
+complete. --config.model.attention.name=NAME exchanges the attention: fields that the new one has too keep
+their value, the others go.
+"""
+
+import importlib.util
+import json
+import pathlib
+import sys
+import typing
+from collections.abc import Mapping, Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_dict, config_flags
+
+from convnn_jax import registry
+from convnn_jax.attention import attention_class
+from convnn_jax.errors import UserError, unknown_name
+from convnn_jax.models import model_class
+
+# Where the data lie does not change what is computed: a run may be moved.
+_MAY_DIFFER = {"data.data_dir"}
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+  """Loads "configs/convnn_k9.py" or "configs/convnn_k9.py:digits" and applies overrides.
+
+  Args:
+    path: a Python file with get_config([argument]), optionally followed by ":argument".
+    overrides: command-line words such as "--config.seed=1" (or "--config.seed", "1").
+
+  Raises:
+    UserError: no such file, preset, field, or an impossible value.
+  """
+  file, _, argument = path.partition(":")
+  config = _get_config(pathlib.Path(file), argument)
+  return override(config, overrides)
+
+
+def name_of(path: str) -> str:
+  """The run's name: "convnn_k9" or "convnn_k9-digits"."""
+  file, _, argument = path.partition(":")
+  clean = "".join(c if c.isalnum() or c in "._-" else "-" for c in argument)
+  return pathlib.Path(file).stem + (f"-{clean}" if clean else "")
+
+
+def _get_config(file: pathlib.Path, argument: str) -> ConfigDict:
+  if not file.is_file():
+    folder = file.parent if file.parent.is_dir() else pathlib.Path("configs")
+    known = [str(folder / f.name) for f in folder.glob("*.py") if f.name not in ("__init__.py", "base.py")]
+    raise unknown_name("config file", str(file), known)
+  spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+  module = importlib.util.module_from_spec(spec)
+  sys.path.insert(0, str(file.resolve().parent))  # configs outside the repository may import siblings
+  try:
+    spec.loader.exec_module(module)
+  finally:
+    sys.path.pop(0)
+  if not hasattr(module, "get_config"):
+    raise UserError(f"{file} has no function get_config(); see configs/convnn_k9.py for an example.")
+  return module.get_config(argument) if argument else module.get_config()
+
+
+def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+  """Applies command-line overrides to a config and locks it."""
+  words = _join_values(overrides)
+  config = ConfigDict(_exchange_members(config.to_dict(), words))
+  complete(config)
+  for word in words:
+    _check_field(config, word)
+  values = flags.FlagValues()
+  argv = ["config", *words]
+  config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=True, sys_argv=argv)
+  try:
+    values(argv)
+  except (flags.Error, ValueError, TypeError, SyntaxError) as error:
+    reason = " ".join(str(error).removeprefix("Flags parsing error:").split())
+    raise UserError(f"A config override has a value of the wrong kind: {reason}") from error
+  return values.config
+
+
+def _join_values(overrides: Sequence[str]) -> list[str]:
+  """["--config.a", "1"] -> ["--config.a=1"]; anything that is no override is an error."""
+  words: list[str] = []
+  for word in overrides:
+    if word.startswith("--config."):
+      words.append(word)
+    elif words and "=" not in words[-1]:
+      words[-1] += f"={word}"
+    else:
+      raise UserError(f"Unknown argument '{word}'. Fields of the config are set by --config.FIELD=VALUE.")
+  for word in words:
+    if "=" not in word:
+      raise UserError(f"{word} has no value; write {word}=VALUE.")
+  return words
+
+
+def _exchange_members(config: dict, words: list[str]) -> dict:
+  """Handles overrides of model.name and model.attention.name: a new member with its own fields."""
+  for prefix, find in (("model", model_class), ("model.attention", attention_class)):
+    new = [w.split("=", 1)[1] for w in words if w.startswith(f"--config.{prefix}.name=")]
+    parent = config
+    for part in prefix.split(".")[:-1]:
+      parent = parent[part]
+    leaf = prefix.split(".")[-1]
+    if not new or not isinstance(parent.get(leaf), dict) or parent[leaf].get("name") == new[-1]:
+      continue
+    fields = registry.spec_fields(find(new[-1]))
+    parent[leaf] = {k: v for k, v in parent[leaf].items() if k in fields} | {"name": new[-1]}
+  return config
+
+
+def complete(config: ConfigDict) -> None:
+  """Adds the defaults of the chosen model and attention, in place."""
+  with config.unlocked():
+    _fill(config.model, model_class(config.model.name), "model")
+    attention = config.model.get("attention")
+    if attention is not None:
+      _fill(attention, attention_class(attention.get("name", "")), "attention")
+
+
+def _fill(spec: ConfigDict, cls, kind: str) -> None:
+  fields = registry.spec_fields(cls)
+  for field in spec:
+    if field != "name" and field not in fields:
+      raise unknown_name(f"field of {kind} '{spec.name}':", field, fields)
+  for field, value in registry.defaults(cls).items():
+    if field in spec:
+      continue
+    if value is None:
+      options = [t for t in typing.get_args(typing.get_type_hints(cls)[field]) if t is not type(None)]
+      if not options or options[0] not in (int, float, str):
+        continue
+      value = config_dict.placeholder(options[0])
+    spec[field] = value
+
+
+def _check_field(config: ConfigDict, word: str) -> None:
+  path = word.split("=", 1)[0].removeprefix("--config.").split(".")
+  here = config
+  for depth, part in enumerate(path):
+    if not isinstance(here, ConfigDict):
+      raise UserError(f"config.{'.'.join(path[:depth])} is a value, it has no field '{part}'.")
+    if part not in here:
+      section = ".".join(["config", *path[:depth]])
+      raise unknown_name(f"field of {section}:", part, here.keys())
+    here = here[part]
+  if isinstance(here, ConfigDict):
+    raise UserError(
+      f"config.{'.'.join(path)} is a section; set one of its fields: {', '.join(sorted(here.keys()))}."
+    )
+
+
+def to_json(config: ConfigDict) -> str:
+  """The config as JSON text, fields sorted."""
+  return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=list) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+  """The config that `to_json` wrote; lists become tuples again."""
+
+  def restore(value):
+    if isinstance(value, Mapping):
+      return {k: restore(v) for k, v in value.items()}
+    return tuple(restore(v) for v in value) if isinstance(value, list) else value
+
+  return ConfigDict(restore(json.loads(text)))
+
+
+def differences(saved: ConfigDict, new: ConfigDict) -> list[str]:
+  """Lines "field: saved value -> new value" for all fields in which two configs differ."""
+  old, now = _flatten(saved.to_dict()), _flatten(new.to_dict())
+  return [
+    f"{field}: {old.get(field, 'absent')!r} -> {now.get(field, 'absent')!r}"
+    for field in sorted(old.keys() | now.keys())
+    if field not in _MAY_DIFFER and old.get(field, "absent") != now.get(field, "absent")
+  ]
+
+
+def _flatten(tree: Mapping, prefix: str = "") -> dict:
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= _flatten(value, f"{prefix}{key}.")
+    else:
+      flat[f"{prefix}{key}"] = tuple(value) if isinstance(value, list) else value
+  return flat
+
+
+def validate(config: ConfigDict) -> None:
+  """Checks the numbers of a run that no other part checks.
+
+  Raises:
+    UserError: with the field, its value and the rule.
+  """
+  at_least = {
+    "batch_size": 1,
+    "eval_batch_size": 1,
+    "num_epochs": 1,
+    "log_every": 1,
+    "eval_every": 0,
+    "checkpoint_every": 0,
+    "keep_checkpoints": 1,
+    "max_skipped_updates": 1,
+    "seed": 0,
+  }
+  for field, least in at_least.items():
+    if config[field] < least:
+      raise UserError(f"config.{field}={config[field]} must be at least {least}.")
+  if config.dtype not in ("float32", "bfloat16"):
+    raise unknown_name("dtype", config.dtype, ("float32", "bfloat16"))
+  accumulate = config.optimizer.accumulate
+  if accumulate < 1 or config.batch_size % accumulate:
+    raise UserError(
+      f"config.optimizer.accumulate={accumulate} must be at least 1 and divide batch_size={config.batch_size}."
+    )

@@ -1,0 +1,159 @@
+"""The training loop: everything that happens in a run, in order, on one page."""
+
+import json
+import os
+
+import jax
+
+from convnn_jax import data
+from convnn_jax.training import report_lines, sharding, summary
+from convnn_jax.training import workdir as workdir_lib
+from convnn_jax.training.assemble import Pieces, assemble
+from convnn_jax.training.checkpoint import Checkpoints
+from convnn_jax.training.evaluate import Evaluator
+from convnn_jax.training.interrupt import Interruption
+from convnn_jax.training.metrics import Progress, Writer, say
+from convnn_jax.training.profiling import Profiler
+from convnn_jax.training.record import RunRecord
+from convnn_jax.training.step import make_train_step
+
+
+def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict | None:
+  """Trains what `config` describes in `workdir`, from the last checkpoint there if there is one.
+
+  Args:
+    config: a completed config (training/config.py).
+    workdir: folder of the run; see training/workdir.py.
+    profile_steps: so many steps are traced into workdir/profile; 0 = none.
+
+  Returns:
+    The contents of result.json, or None if the run was interrupted (it is saved then).
+
+  Raises:
+    UserError: the config, the data or the workdir cannot be used.
+    RunFailed: too many non-finite updates in a row.
+  """
+  # 1. Pieces, all checked; the folder; the data.
+  pieces = assemble(config)
+  folder = workdir_lib.open_workdir(workdir, config)
+  dataset = data.open_dataset(config.data)
+  by_batch = sharding.batch_sharding(pieces.mesh)
+  resident = data.resident(dataset.train, by_batch)
+  evaluate = Evaluator(pieces, config, dataset.test, data.resident(dataset.test, by_batch))
+  update = compile_update(pieces, config)
+  _print(report_lines.start(config, pieces, folder))
+  workdir_lib.write_once(folder / "model.txt", report_lines.model_text(config, pieces))
+
+  with Checkpoints(folder, keep=config.keep_checkpoints) as checkpoints, Interruption() as interruption:
+    # 2. State: new, or the last checkpoint's.
+    state, record = restore_or_create(pieces, checkpoints)
+    start, total = record.step, pieces.num_steps
+    finished = workdir_lib.read_result(folder)
+    if start == total and finished:
+      _print(["this run is complete", *report_lines.end(finished, folder)])
+      return finished
+    _print([f"going on after step {start} of {total}"] if start else [])
+
+    # 3. Steps. The step number alone decides data order, augmentation and dropout, so a resumed run ends bit
+    #    for bit where the uninterrupted one ends (tests/training/test_resume.py).
+    window = []  # metrics of the steps since the device was last waited for
+    spent_before = record.seconds
+    batches = data.train_batches(
+      dataset.train, seed=config.seed, batch_size=config.batch_size, start_step=start, sharding=by_batch
+    )
+    with (
+      Progress(start, total, config.batch_size) as progress,
+      Writer(folder, start) as log,
+      Profiler(folder / "profile", start, profile_steps) as profiler,
+    ):
+      for step, batch in zip(range(start + 1, total + 1), batches, strict=False):
+        profiler.before(step)
+        state, metrics = update(state, resident, batch)
+        profiler.after(step, metrics)
+        window.append(metrics)
+        progress.step()
+
+        due = lambda every, step=step: step % (every or pieces.steps_per_epoch) == 0 or step == total
+        evaluating, logging = due(config.eval_every), due(config.log_every)
+        stopping = interruption.agreed(step, checkpoints) and step < total
+        saving = due(config.checkpoint_every) or stopping
+        if logging or evaluating or saving:
+          newest, warnings = record.take_in(window, config.max_skipped_updates)
+          progress.mark(newest)
+          _print(warnings)
+          log.write(step, "train", newest)
+        if evaluating:
+          test = evaluate(_variables(state))
+          means = record.evaluated(test)
+          log.write(step, "mean", means)
+          log.write(step, "test", test)
+          speed = progress.speed(step)
+          _print([report_lines.evaluation(step, pieces, config, means, test, speed)])
+        if saving:
+          record.seconds = spent_before + progress.seconds
+          metric = test["top1"] if evaluating else None
+          finish = "now" if stopping else "later"
+          items = state.checkpoint_items()
+          checkpoints.save(step, items, record.to_meta(), metric=metric, finish=finish)
+        if stopping:
+          _print([f"interrupted: step {step} of {total} is saved; the same command goes on from there"])
+          return None
+        if evaluating or saving:
+          progress.restart_clock()
+
+  # 4. Result.
+  if record.last_test is None or record.last_test["step"] != total:
+    record.evaluated(evaluate(_variables(state)))
+  result = _result(state, record, progress, config, pieces)
+  workdir_lib.write_once(folder / "result.json", json.dumps(result, indent=2) + "\n")
+  _print(report_lines.end(result, folder))
+  return result
+
+
+def restore_or_create(pieces: Pieces, checkpoints: Checkpoints):
+  """(state, record) of the last checkpoint, or of step 0."""
+  restored = checkpoints.restore(pieces.state_shapes.checkpoint_items())
+  if restored is None:
+    return pieces.create_state(), RunRecord()
+  _, items, meta = restored
+  return pieces.state_shapes.with_checkpoint_items(items), RunRecord.from_meta(meta)
+
+
+def compile_update(pieces: Pieces, config):
+  """The jitted update (compiled when first called); the old state's memory is given to the new one."""
+  step = make_train_step(pieces.model, pieces.optimizer, pieces.schedule, config, pieces.info)
+  layout = jax.tree.map(lambda leaf: leaf.sharding, pieces.state_shapes)
+  return jax.jit(step, donate_argnums=0, out_shardings=(layout, sharding.replicated(pieces.mesh)))
+
+
+def _variables(state) -> dict:
+  return {"params": state.evaluated_params, **state.collections}
+
+
+def _print(lines: list[str]) -> None:
+  if jax.process_index() == 0:
+    for line in lines:
+      say(line)
+
+
+def _result(state, record: RunRecord, progress: Progress, config, pieces: Pieces) -> dict:
+  step_seconds = progress.median_step()
+  test = record.last_test
+  return {
+    "test_top1": test["top1"],
+    "test_top5": test["top5"],
+    "test_loss": test["loss"],
+    "best_test_top1": record.best_top1,
+    "best_epoch": round(record.best_step / pieces.steps_per_epoch, 2),
+    "epochs": config.num_epochs,
+    "steps": pieces.num_steps,
+    "num_params": pieces.num_params,
+    "flops_per_image": pieces.flops_per_image(),
+    "train_seconds": round(record.seconds, 3),
+    "step_ms_median": round(1e3 * step_seconds, 4) if step_seconds else None,
+    "images_per_second": round(config.batch_size / step_seconds, 1) if step_seconds else None,
+    "skipped_updates": record.skipped,
+    "params_digest": summary.digest(state.params),
+    "seed": config.seed,
+    **workdir_lib.environment(),
+  }

@@ -1,0 +1,132 @@
+"""The folder of a run: config.json, model.txt, metrics.jsonl, checkpoints/, result.json."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from convnn_jax import __version__
+from convnn_jax.errors import UserError
+from convnn_jax.training import config as config_lib
+
+
+def open_workdir(path: str, config: ConfigDict) -> epath.Path:
+  """Makes the folder of a new run, or checks that an existing one belongs to the same config.
+
+  Raises:
+    UserError: it cannot be written, or it holds another config; names the differing fields.
+  """
+  workdir = epath.Path(path)
+  if "://" not in os.fspath(path):
+    workdir = workdir.expanduser().resolve()
+  saved = workdir / "config.json"
+  try:
+    if saved.exists():
+      _check_same(workdir, config_lib.from_json(saved.read_text()), config)
+    elif workdir.exists() and not workdir.is_dir():
+      raise UserError(f"--workdir={path} is a file; choose a folder.")
+    barrier("workdir checked")  # all processes look before the first one writes
+    if jax.process_index() == 0 and not saved.exists():
+      workdir.mkdir(parents=True, exist_ok=True)
+      write_atomically(saved, config_lib.to_json(config))
+    elif jax.process_index() == 0:
+      probe = workdir / ".writable"
+      probe.write_text("")
+      probe.unlink()
+  except (OSError, json.JSONDecodeError) as error:
+    reason = getattr(error, "strerror", None) or str(error)
+    raise UserError(
+      f"--workdir={path} cannot be used: {reason}. Choose a folder that can be written."
+    ) from error
+  barrier("workdir made")
+  return workdir
+
+
+def _check_same(workdir, saved: ConfigDict, config: ConfigDict) -> None:
+  lines = config_lib.differences(saved, config)
+  if lines:
+    raise UserError(
+      f"{workdir} holds a run with another config. Choose another --workdir, or give the saved values to go on"
+      f" with that run. Differing fields (saved -> now): {'; '.join(lines)}"
+    )
+
+
+def load_config(path: str) -> tuple[epath.Path, ConfigDict]:
+  """The folder and the saved config of a run.
+
+  Raises:
+    UserError: there is no run.
+  """
+  workdir = epath.Path(path)
+  if "://" not in os.fspath(path):
+    workdir = workdir.expanduser().resolve()
+  saved = workdir / "config.json"
+  if not saved.exists():
+    near = [p.parent.name for p in workdir.parent.glob("*/config.json")] if workdir.parent.is_dir() else []
+    known = f" Runs in {workdir.parent}: {', '.join(sorted(near))}." if near else ""
+    raise UserError(f"--workdir={path} holds no run (no config.json).{known}")
+  try:
+    return workdir, config_lib.from_json(saved.read_text())
+  except (OSError, ValueError) as error:
+    raise UserError(f"{saved} cannot be read: {error}.") from error
+
+
+def barrier(name: str) -> None:
+  """Waits until every process is here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+def write_atomically(path: epath.Path, text: str) -> None:
+  """The file is there as a whole or not at all."""
+  temporary = path.parent / (path.name + ".tmp")
+  temporary.write_text(text)
+  temporary.replace(path)
+
+
+def write_once(path: epath.Path, text: str) -> None:
+  """Writes a file from the first process, unless it is there."""
+  if jax.process_index() == 0 and not path.exists():
+    write_atomically(path, text)
+
+
+def read_result(workdir: epath.Path) -> dict | None:
+  """Contents of result.json; None if the run has not come to its end."""
+  path = workdir / "result.json"
+  return json.loads(path.read_text()) if path.exists() else None
+
+
+def environment() -> dict:
+  """Device, versions and commit, for result.json."""
+  packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+  versions = {name: importlib.metadata.version(name) for name in packages}
+  return {
+    "device": jax.devices()[0].device_kind,
+    "num_devices": jax.device_count(),
+    "num_processes": jax.process_count(),
+    "versions": {"convnn_jax": __version__, "python": platform.python_version(), **versions},
+    "commit": _commit(),
+  }
+
+
+def _commit() -> str:
+  """Commit of this package's checkout, "-dirty" appended if files were changed; "" outside of git."""
+  folder = os.path.dirname(os.path.abspath(__file__))
+  try:
+    described = subprocess.run(
+      ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+      cwd=folder,
+      capture_output=True,
+      text=True,
+      timeout=10,
+      check=True,
+    )
+  except (OSError, subprocess.SubprocessError):
+    return ""
+  return described.stdout.strip()

@@ -1,0 +1,135 @@
+"""Loading, overriding, saving and comparing configs, and every mistake a user can make in one."""
+
+import ast
+import pathlib
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base
+from convnn_jax.errors import UserError
+from convnn_jax.training import config as config_lib
+from convnn_jax.training.assemble import assemble
+
+K9 = "configs/convnn_k9.py"
+
+
+def test_overrides_keep_their_types():
+  config = config_lib.load(
+    f"{K9}:digits",
+    [
+      "--config.optimizer.learning_rate=3e-4",
+      "--config.seed",
+      "7",
+      "--config.data.augment=('crop','flip')",
+      "--config.model.attention.quirks=('scrambled_heads',)",
+      "--config.model.attention.similarity=cosine",
+      "--config.model.attention.split_heads=false",
+    ],
+  )
+  assert config.optimizer.learning_rate == 3e-4
+  assert config.seed == 7
+  assert config.data.augment == ("crop", "flip")
+  assert config.model.attention.quirks == ("scrambled_heads",)
+  assert config.model.attention.similarity == "cosine"
+  assert config.model.attention.split_heads is False
+
+
+def test_another_attention_brings_its_own_fields():
+  config = config_lib.load(f"{K9}:digits", ["--config.model.attention.name=softmax"])
+  attention = config.model.attention
+  assert attention.name == "softmax"
+  assert "num_neighbors" not in attention
+  assert attention.num_heads == 1  # both have it: kept
+  assert attention.qkv_bias is False  # default of the new one
+  later = ["--config.model.attention.qkv_bias=true", "--config.model.attention.name=softmax"]
+  assert config_lib.load(f"{K9}:digits", later).model.attention.qkv_bias is True
+
+
+@pytest.mark.parametrize(
+  ("path", "overrides", "message"),
+  [
+    ("configs/convn_k9.py", [], "Did you mean 'configs/convnn_k9.py'"),
+    (f"{K9}:digit", [], "Unknown data preset 'digit'. Did you mean 'digits'"),
+    (f"{K9}:digits", ["--config.modle.x=1"], "Unknown field of config: 'modle'. Did you mean 'model'"),
+    (f"{K9}:digits", ["--config.optimizer.lr=1"], "Did you mean 'learning_rate'"),
+    (f"{K9}:digits", ["--config.model.attention.k=1"], "Unknown field of config.model.attention: 'k'"),
+    (f"{K9}:digits", ["--config.batch_size=abc"], "wrong kind.*batch_size=abc"),
+    (f"{K9}:digits", ["--config.batch_size=1.5"], "wrong kind"),
+    (f"{K9}:digits", ["--config.seed"], "has no value"),
+    (f"{K9}:digits", ["--config.seed.x=1"], "is a value, it has no field 'x'"),
+    (f"{K9}:digits", ["--config.model=3"], "is a section; set one of its fields"),
+    (f"{K9}:digits", ["--confg.seed=3"], "Unknown argument '--confg.seed=3'"),
+    (f"{K9}:digits", ["--config.model.attention.name=sotfmax"], "Did you mean 'softmax'"),
+    (f"{K9}:digits", ["--config.model.attention.split_heads=maybe"], "wrong kind"),
+  ],
+)
+def test_mistakes_in_names_and_kinds(path, overrides, message):
+  with pytest.raises(UserError, match=message):
+    config_lib.load(path, overrides)
+
+
+@pytest.mark.parametrize(
+  ("override", "message"),
+  [
+    ("model.attention.num_neighbors=1000", r"num_neighbors=1000 must lie in \[1, 17\]"),
+    ("model.attention.similarity=cos", "Unknown similarity 'cos'. Did you mean 'cosine'"),
+    ("model.attention.quirks=('scramble',)", "Unknown quirk 'scramble'"),
+    ("model.attention.num_heads=7", "num_heads=7 must divide the width 64"),
+    ("model.attention.coordinate_encoding=true", "depthwise convolution cannot"),
+    ("model.attention.candidates=random", r"num_candidates=32 must lie in \[1, 17\]"),
+    ("model.attention.dropout_rate=1.0", "rate=1.0 must lie in"),
+    ("model.patch_size=3", "patch_size=3 must divide"),
+    ("batch_size=0", "batch_size=0 must be at least 1"),
+    ("batch_size=100", "batch_size=100 must be divisible by the 8 devices"),
+    ("batch_size=4096", "batch_size=4096 must be at most 1437"),
+    ("num_epochs=0", "num_epochs=0 must be at least 1"),
+    ("dtype=float16", "Unknown dtype 'float16'"),
+    ("mesh.data=3", "does not fit the 8 devices"),
+    ("mesh.fsdp=-1", "only one of them may be -1"),
+    ("optimizer.name=adamm", "Did you mean 'adam"),
+    ("optimizer.schedule=cos", "Did you mean 'cosine'"),
+    ("optimizer.learning_rate=-1.0", "must be larger than 0"),
+    ("optimizer.learning_rate=nan", "learning_rate=nan"),
+    ("optimizer.warmup_epochs=40.0", "the whole run has 660"),
+    ("optimizer.accumulate=3", "accumulate=3 must be at least 1 and divide"),
+    ("optimizer.ema_decay=1.5", r"ema_decay=1.5 must lie in \[0, 1\)"),
+    ("loss.name=ce", "Unknown loss 'ce'"),
+    ("loss.label_smoothing=1.0", "must lie in"),
+    ("data.augment=('crop','rotate')", "rotate"),
+    ("data.name=cifar", "cifar10"),
+  ],
+)
+def test_impossible_values_are_named_before_anything_is_read(override, message):
+  with pytest.raises(UserError, match=message):
+    assemble(config_lib.load(f"{K9}:digits", [f"--config.{override}"]))
+
+
+def test_json_round_trip_and_differences():
+  config = config_lib.load(f"{K9}:digits")
+  again = config_lib.from_json(config_lib.to_json(config))
+  assert config_lib.differences(config, again) == []
+  changed = config_lib.load(f"{K9}:digits", ["--config.seed=3", "--config.data.data_dir=elsewhere"])
+  assert config_lib.differences(again, changed) == ["seed: 42 -> 3"]  # where data lie may differ
+
+
+@pytest.mark.parametrize(
+  ("path", "name"),
+  [(K9, "convnn_k9"), (f"{K9}:digits", "convnn_k9-digits"), (f"{K9}:folder=a/b c", "convnn_k9-folder-a-b-c")],
+)
+def test_run_names(path, name):
+  assert config_lib.name_of(path) == name
+
+
+def test_every_field_of_base_is_read_somewhere():
+  """A flag that nothing reads is a lie."""
+  sources = "".join(p.read_text() for p in pathlib.Path("convnn_jax").rglob("*.py"))
+  words = {n.attr for n in ast.walk(ast.parse(sources)) if isinstance(n, ast.Attribute)}
+  words |= {n.value for n in ast.walk(ast.parse(sources)) if isinstance(n, ast.Constant)}
+
+  def leaves(section):
+    for key, value in section.items():
+      yield from leaves(value) if isinstance(value, ConfigDict) else (key,)
+
+  unread = [leaf for leaf in leaves(base.get_config()) if leaf not in words]
+  assert not unread

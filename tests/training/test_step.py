@@ -1,0 +1,127 @@
+"""The update as a pure function: accumulation, averages, skipped updates, sharding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from convnn_jax import data
+from convnn_jax.attention import ATTENTIONS
+from convnn_jax.training import sharding
+from convnn_jax.training.assemble import assemble
+from convnn_jax.training.loop import compile_update
+from convnn_jax.training.step import make_eval_step
+
+
+def setup(config):
+  pieces = assemble(config)
+  dataset = data.open_dataset(config.data)
+  by_batch = sharding.batch_sharding(pieces.mesh)
+  resident = data.resident(dataset.train, by_batch)
+  batches = data.train_batches(
+    dataset.train, seed=config.seed, batch_size=config.batch_size, start_step=0, sharding=by_batch
+  )
+  return pieces, compile_update(pieces, config), pieces.create_state(), resident, batches
+
+
+def losses(config, steps):
+  _, update, state, resident, batches = setup(config)
+  seen = []
+  for _, batch in zip(range(steps), batches, strict=False):
+    state, metrics = update(state, resident, batch)
+    seen.append(float(metrics["loss"]))
+  return seen, state
+
+
+@pytest.mark.parametrize("attention", sorted(ATTENTIONS))
+def test_eight_devices_give_the_losses_of_one(small_config, attention, one_device):
+  """With dropout and augmentation on; the first 20 steps, float32."""
+  overrides = ("--config.data.augment=('crop',)",)
+  eight, _ = losses(small_config(*overrides, attention=attention), 20)
+  with one_device():
+    one, _ = losses(small_config(*overrides, attention=attention), 20)
+  np.testing.assert_allclose(eight, one, atol=1e-5, rtol=1e-5)
+  assert eight[-1] < eight[0]
+
+
+def test_parameters_can_be_cut_over_devices(small_config):
+  plain, state = losses(small_config(), 6)
+  cut, cut_state = losses(small_config("--config.mesh.fsdp=2", "--config.mesh.tensor=2"), 6)
+  np.testing.assert_allclose(cut, plain, atol=1e-5, rtol=1e-5)
+  kernel = cut_state.params["block_0"]["mlp"]["out"]["kernel"]
+  assert len({str(shard.index) for shard in kernel.addressable_shards}) == 4
+  moments = [
+    leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(cut_state.opt_state)
+    if jax.tree_util.keystr(path).endswith("['mlp']['out']['kernel']")
+  ]
+  assert moments
+  assert all(leaf.sharding == kernel.sharding for leaf in moments)
+
+
+def test_accumulated_gradients_equal_the_whole_batch(small_config):
+  quiet = (
+    "--config.data.augment=()",
+    "--config.model.dropout_rate=0.0",
+    "--config.model.attention.dropout_rate=0.0",
+  )
+  whole, _ = losses(small_config(*quiet), 6)
+  parts, _ = losses(small_config(*quiet, "--config.optimizer.accumulate=4"), 6)
+  np.testing.assert_allclose(parts, whole, atol=2e-5)
+
+
+def test_an_update_that_is_not_finite_is_left_out_and_counted(small_config):
+  _, update, state, resident, batches = setup(small_config("--config.optimizer.ema_decay=0.9"))
+  batch = next(batches)
+  state, _ = update(state, resident, batch)
+  copy = lambda tree: jax.tree.map(jnp.copy, tree)  # the update takes the memory of what it is given
+  broken = copy(state).replace(params=jax.tree.map(lambda p: p * jnp.nan, state.params))
+  after, metrics = update(broken, resident, batch)
+  assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (1, 1)
+  assert int(after.step) == int(state.step) + 1
+  jax.tree.map(np.testing.assert_array_equal, (after.opt_state, after.ema), (state.opt_state, state.ema))
+  healed, metrics = update(after.replace(params=copy(state.params)), resident, batch)
+  assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (1, 0)
+  assert np.isfinite(metrics["loss"])
+  assert not np.array_equal(healed.params["head"]["kernel"], state.params["head"]["kernel"])
+
+
+def test_average_of_parameters_follows_its_formula(small_config):
+  _, update, state, resident, batches = setup(small_config("--config.optimizer.ema_decay=0.9"))
+  expected = np.asarray(state.params["head"]["kernel"])
+  for _, batch in zip(range(3), batches, strict=False):
+    state, _ = update(state, resident, batch)
+    expected = 0.9 * expected + 0.1 * np.asarray(state.params["head"]["kernel"])
+  np.testing.assert_allclose(state.ema["head"]["kernel"], expected, rtol=1e-5)
+  assert state.evaluated_params is state.ema
+
+
+def test_checkpoint_items_and_back(small_config):
+  for decay in (0.0, 0.9):
+    _, _, state, _, _ = setup(small_config(f"--config.optimizer.ema_decay={decay}"))
+    again = state.with_checkpoint_items(state.checkpoint_items())
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+
+
+def test_evaluation_gives_one_value_per_example(small_config):
+  config = small_config()
+  pieces, _, state, _, _ = setup(config)
+  test = data.open_dataset(config.data).test
+  by_batch = sharding.batch_sharding(pieces.mesh)
+  resident = data.resident(test, by_batch)
+  step = jax.jit(make_eval_step(pieces.model, config, pieces.info))
+  for batch in data.eval_batches(test, batch_size=200, sharding=by_batch):
+    result = step({"params": state.params}, resident, batch)
+    assert {name: value.shape for name, value in result.items()} == dict.fromkeys(
+      ("loss", "top1", "top5", "mask"), (200,)
+    )
+    assert ((result["top1"] == 0) | (result["top1"] == 1)).all()
+    assert (result["top5"] >= result["top1"]).all()
+
+
+def test_the_step_is_compiled_once_and_moves_nothing_to_the_host(small_config):
+  _, update, state, resident, batches = setup(small_config())
+  for _, batch in zip(range(4), batches, strict=False):
+    with jax.transfer_guard_device_to_host("disallow"):
+      state, _ = update(state, resident, batch)
+  assert update._cache_size() == 1
