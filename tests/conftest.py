@@ -13,8 +13,8 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# One line for every reference case, filled by tests/test_golden.py.
-GOLDEN_LINES = pytest.StashKey[list]()
+# (family, case) -> {dtype: result}, filled by tests/test_golden.py; printed as one line a case.
+GOLDEN_RESULTS = pytest.StashKey[dict]()
 
 
 def pytest_addoption(parser):
@@ -26,20 +26,21 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-  config.stash[GOLDEN_LINES] = []
+  config.stash[GOLDEN_RESULTS] = {}
 
 
 def pytest_terminal_summary(terminalreporter, config):
-  if lines := config.stash[GOLDEN_LINES]:
-    terminalreporter.section("reference cases")
-    for line in sorted(lines):
-      terminalreporter.write_line(line)
+  if results := config.stash[GOLDEN_RESULTS]:
+    terminalreporter.section("reference cases: worst difference of the output and of the gradients")
+    for (family, case), by_dtype in sorted(results.items()):
+      text = "; ".join(f"{dtype} {by_dtype[dtype]}" for dtype in sorted(by_dtype, reverse=True))
+      terminalreporter.write_line(f"{family:8} {case:56} {text}")
 
 
 @pytest.fixture
-def golden_lines(request):
-  """The list of lines printed at the end, whatever the output capture."""
-  return request.config.stash[GOLDEN_LINES]
+def golden_results(request):
+  """What is printed at the end, whatever the output capture."""
+  return request.config.stash[GOLDEN_RESULTS]
 
 
 @pytest.fixture

@@ -128,7 +128,8 @@ def test_all_neighbors_equal_softmax_attention(num_heads):
 
 
 def test_a_depthwise_convolution_starts_as_ones():
-  variables = _module(num_neighbors=3).init(jax.random.key(0), jnp.ones((1, 7, 6)), train=False)
+  module = _module(num_neighbors=3)
+  variables = fast_jit(lambda key: module.init(key, jnp.ones((1, 7, 6)), train=False))(jax.random.key(0))
   np.testing.assert_array_equal(variables["params"]["convolution"]["kernel"], np.ones((3, 6)))
 
 
