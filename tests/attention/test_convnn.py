@@ -10,6 +10,7 @@ from convnn_reference import convnn as reference
 from fast_jit import fast_jit
 
 from convnn_jax.attention import make_attention
+from convnn_jax.convert.rules import flat
 from convnn_jax.errors import UserError
 
 SIMILARITIES = ("dot", "cosine", "euclidean")
@@ -82,7 +83,12 @@ def test_coordinates_equal_loops(coordinates):
 def test_projections_and_biases_equal_loops(projection):
   spec = dict(num_heads=2, num_neighbors=3, similarity="cosine", projection=projection)
   spec |= dict(qkv_bias=True, out_bias=True, convolution_bias=True)
-  _check_against_loops(_tokens(1, 7, 6), *(spec | dict(convolution=kind) for kind in CONVOLUTIONS))
+  specs = [spec | dict(convolution=kind) for kind in CONVOLUTIONS]
+  _check_against_loops(_tokens(1, 7, 6), *specs)
+  # The loops use the biases that exist: every kernel must have one.
+  for params in (flat(_params(_module(**spec), _tokens(1, 7, 6))) for spec in specs):
+    kernels, biases = ([p for p in params if p.endswith(end)] for end in ("kernel", "bias"))
+    assert [p.replace("kernel", "bias") for p in kernels] == biases
 
 
 @pytest.mark.parametrize("weighting", ["softmax", "similarity", "sum"])
