@@ -1,6 +1,7 @@
 """Strict settings for every test: eight simulated devices, no silent rank promotion."""
 
 import os
+from pathlib import Path
 
 # Before jax is imported anywhere: tests of sharding need several devices on one CPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -8,10 +9,38 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
   os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-import pytest  # noqa: E402
+# (family, case) -> {dtype: result}, filled by tests/test_golden.py; printed as one line a case.
+GOLDEN_RESULTS = pytest.StashKey[dict]()
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    "--golden-dir",
+    default=str(Path(__file__).parent / "golden"),
+    help="folder of reference cases (.npz, searched recursively) for tests/test_golden.py",
+  )
+
+
+def pytest_configure(config):
+  config.stash[GOLDEN_RESULTS] = {}
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  if results := config.stash[GOLDEN_RESULTS]:
+    terminalreporter.section("reference cases: worst difference of the output and of the gradients")
+    for (family, case), by_dtype in sorted(results.items()):
+      text = "; ".join(f"{dtype} {by_dtype[dtype]}" for dtype in sorted(by_dtype, reverse=True))
+      terminalreporter.write_line(f"{family:8} {case:56} {text}")
+
+
+@pytest.fixture
+def golden_results(request):
+  """What is printed at the end, whatever the output capture."""
+  return request.config.stash[GOLDEN_RESULTS]
 
 
 @pytest.fixture

@@ -10,7 +10,10 @@ What the published code does otherwise by accident is available as words in `qui
   weak_self_mask    a sampled candidate that is the token itself gets the score -0.1 (distance 1.1) instead of
                     being excluded, so it can still be chosen
   rank_coordinates  the coordinate of a sampled candidate is its rank in the sample, not its position
-  self_fill         a token's similarity to itself is the constant `self_fill_value` (candidates="all")
+  self_fill         a token's similarity (or distance) to itself is the constant `self_fill_value`
+                    (candidates="all")
+  distance_weights  similarity="euclidean" weighs a neighbour by its distance, so that farther counts more
+                    (the first experiment versions; the final ones divide by it)
 """
 
 from typing import Any
@@ -28,7 +31,7 @@ from convnn_jax.ops import neighbors
 from convnn_jax.ops.candidates import random_candidates, spatial_candidates
 from convnn_jax.ops.similarity import SIMILARITIES, similarity
 
-QUIRKS = ("scrambled_heads", "weak_self_mask", "rank_coordinates", "self_fill")
+QUIRKS = ("scrambled_heads", "weak_self_mask", "rank_coordinates", "self_fill", "distance_weights")
 CANDIDATES = ("all", "random", "spatial")
 # Which of query, key and value are projected; what is not is the (head-split) input itself.
 PROJECTIONS = {
@@ -137,6 +140,10 @@ class ConvNNAttention(nn.Module):
     for quirk in self.quirks:
       if quirk not in QUIRKS:
         raise unknown_name("quirk", quirk, QUIRKS)
+    if "distance_weights" in self.quirks and self.similarity != "euclidean":
+      raise UserError(
+        f"The quirk 'distance_weights' needs similarity='euclidean', not '{self.similarity}'; leave it out."
+      )
     if self.temperature <= 0:
       raise UserError(f"temperature={self.temperature} must be larger than 0.")
     narrow_values_fit = (
@@ -162,15 +169,17 @@ class ConvNNAttention(nn.Module):
     """Token positions [m] of sampled candidates; None = all tokens."""
     if self.candidates == "all":
       return None
-    if self.num_neighbors > self.num_candidates:
+    # One candidate may be the token itself; the weak mask lets it be chosen a second time.
+    most = self.num_candidates + ("weak_self_mask" in self.quirks)
+    if self.num_neighbors > most:
       raise UserError(
-        f"num_neighbors={self.num_neighbors} must be at most num_candidates={self.num_candidates}: the token itself"
-        " and num_neighbors - 1 others are chosen."
+        f"num_neighbors={self.num_neighbors} must be at most {most} with num_candidates={self.num_candidates}: the"
+        " token itself and num_neighbors - 1 others are chosen."
       )
     if self.candidates == "spatial":
       return jnp.asarray(spatial_candidates(num_tokens, self.num_candidates, self.candidate_padding))
     if self.has_variable("candidates", "index"):  # a caller fixed the draw
-      return self.get_variable("candidates", "index")
+      return jnp.asarray(self.get_variable("candidates", "index"))
     drawn = train or self.has_rng("candidates")
     key = self.make_rng("candidates") if drawn else jax.random.key(0)
     return random_candidates(key, num_tokens, self.num_candidates)
@@ -205,14 +214,16 @@ class ConvNNAttention(nn.Module):
     """Scores [b h n m] -> token index and weights, both [b h n k]."""
     if self.weighting == "full_softmax":
       scores = jax.nn.softmax(scores / self.temperature, axis=-1)
+    measure = "distance" if "distance_weights" in self.quirks else self.similarity
     weigh = lambda values: neighbors.neighbor_weights(
-      values, weighting=self.weighting, similarity=self.similarity, temperature=self.temperature
+      values, weighting=self.weighting, similarity=measure, temperature=self.temperature
     )
     if chosen is None:
       values, index = neighbors.select_neighbors(scores, self.num_neighbors)
       return index, weigh(values)
     itself = jnp.broadcast_to(jnp.arange(scores.shape[2], dtype=jnp.int32)[:, None], (*scores.shape[:3], 1))
-    self_value = jnp.full(itself.shape, -1.0 if self.similarity == "euclidean" else 1.0, scores.dtype)
+    negated = self.similarity == "euclidean" and self.weighting != "full_softmax"  # that has probabilities
+    self_value = jnp.full(itself.shape, -1.0 if negated else 1.0, scores.dtype)
     if self.num_neighbors == 1:  # the token itself, nothing is mixed
       return itself, weigh(self_value)
     values, index = neighbors.select_neighbors(scores, self.num_neighbors - 1)

@@ -44,6 +44,7 @@ def _top_k_by_passes(scores, k):
 def _top_k_by_library(scores, k):
   """lax.top_k on a 2-D view: results sliced later must not meet the slice that XLA recognises as top-k,
   or it falls back to sorting every row."""
+  scores = jnp.where(scores == 0, 0.0, scores)  # the library ranks -0 behind 0; they are a tie
   values, index = lax.top_k(scores.reshape(-1, scores.shape[-1]), k)
   return values.reshape(*scores.shape[:-1], k), index.reshape(*scores.shape[:-1], k)
 
@@ -112,7 +113,9 @@ def _sum_to_one(values):
 
 
 def _closeness(values, similarity):
-  return 1.0 / (1e-8 - values) if similarity == "euclidean" else values
+  if similarity == "euclidean":
+    return 1.0 / (1e-8 - values)
+  return -values if similarity == "distance" else values
 
 
 WEIGHTINGS = {
@@ -133,7 +136,8 @@ def neighbor_weights(values, *, weighting="softmax", similarity="dot", temperatu
   Args:
     values: [b h n k], from select_neighbors.
     weighting: key of WEIGHTINGS.
-    similarity: what the values are ("euclidean" values are negated distances).
+    similarity: what the values are. "euclidean" values are negated distances, which weigh by 1 / distance;
+      "distance" are the same values, which weigh by the distance itself (the first published versions).
     temperature: divides the values of a softmax.
 
   Returns:

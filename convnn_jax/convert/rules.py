@@ -1,0 +1,170 @@
+"""Parameters of a foreign checkpoint to ours and back, by a table of rules.
+
+A rule pairs a name in the source's state dict with a path in our parameters and names the change of layout
+between the two. Nothing is guessed: a name without a rule, a parameter without a source and a wrong shape
+are listed in one error.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from convnn_jax.errors import UserError, choose
+
+
+class Rule(NamedTuple):
+  """One line of a table.
+
+  Attributes:
+    source: name in the source; `{layer}` and other words in braces stand for any number.
+    target: our path, joined by "/", with the same words in braces.
+    layout: key of LAYOUTS.
+  """
+
+  source: str
+  target: str
+  layout: str = "same"
+
+
+class Layout(NamedTuple):
+  """Two inverse functions; `to_flax(array, shape)` knows the shape of our parameter, e.g. its heads."""
+
+  to_flax: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+  to_source: Callable[[np.ndarray], np.ndarray]
+
+
+def _permuted(*axes: int) -> Layout:
+  back = tuple(np.argsort(axes))
+  return Layout(lambda x, shape: np.transpose(x, axes), lambda x: np.transpose(x, back))
+
+
+LAYOUTS = {
+  "same": Layout(lambda x, shape: x, lambda x: x),
+  # Linear [out in] <-> Dense [in out]
+  "linear": _permuted(1, 0),
+  # Linear [h*d in] <-> DenseGeneral [in h d], and its bias [h*d] <-> [h d]
+  "split_linear": Layout(lambda x, shape: x.T.reshape(shape), lambda x: x.reshape(x.shape[0], -1).T),
+  "split_bias": Layout(lambda x, shape: x.reshape(shape), lambda x: x.reshape(-1)),
+  # Linear [out h*d] <-> DenseGeneral [h d out]
+  "merge_linear": Layout(lambda x, shape: x.T.reshape(shape), lambda x: x.reshape(-1, x.shape[-1]).T),
+  # Conv2d [out in y x] <-> Conv [y x in out]
+  "conv2d": _permuted(2, 3, 1, 0),
+  # Conv1d over k neighbours: [out in k] <-> [k in out]
+  "conv1d": _permuted(2, 1, 0),
+  # the same with one input channel per group: [d 1 k] <-> [k d]
+  "depthwise_conv1d": Layout(lambda x, shape: x[:, 0].T, lambda x: x.T[:, None]),
+  # Conv1d of length 1: [out in 1] <-> Dense [in out]
+  "pointwise_conv1d": Layout(lambda x, shape: x[..., 0].T, lambda x: x.T[..., None]),
+}
+
+_WORD = re.compile(r"\\{(\w+)\\}")
+
+
+def _matcher(pattern: str) -> re.Pattern:
+  return re.compile(_WORD.sub(r"(?P<\1>\\d+)", re.escape(pattern)))
+
+
+def _find(name: str, patterns: Iterable[tuple[re.Pattern, Any]]):
+  """(value, words) of the first pattern that is all of `name`, or None."""
+  for pattern, value in patterns:
+    if match := pattern.fullmatch(name):
+      return value, match.groupdict()
+  return None
+
+
+def flat(params) -> dict[str, Any]:
+  """Nested parameters -> {"block_0/mlp/out/kernel": leaf}."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+  return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
+def nested(params: Mapping[str, Any]) -> dict[str, Any]:
+  """The inverse of `flat`."""
+  tree: dict[str, Any] = {}
+  for path, leaf in params.items():
+    *parents, name = path.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree
+
+
+def to_flax(
+  state: Mapping[str, np.ndarray], rules: Sequence[Rule], target, *, ignore: Sequence[str] = ()
+) -> dict[str, Any]:
+  """Our parameters from a source's state dict.
+
+  Args:
+    state: source name -> array.
+    rules: the source's table.
+    target: our parameters or their shapes (`jax.eval_shape` of init).
+    ignore: source names (with words in braces) that have no counterpart here: constants, unused weights.
+
+  Returns:
+    Nested parameters in the dtypes of `state`.
+
+  Raises:
+    UserError: lists surplus names, parameters left without a source, and wrong shapes.
+  """
+  shapes = {path: tuple(leaf.shape) for path, leaf in flat(target).items()}
+  patterns = [(_matcher(rule.source), rule) for rule in rules]
+  ignored = [(_matcher(name), None) for name in ignore]
+  params, surplus, wrong = {}, [], []
+  for name, array in state.items():
+    if _find(name, ignored):
+      continue
+    found = _find(name, patterns)
+    path = found[0].target.format(**found[1]) if found else None
+    if path not in shapes:
+      surplus.append(name)
+      continue
+    converted, problem = _convert(np.asarray(array), found[0].layout, shapes[path])
+    if problem:
+      wrong.append(f"{name} {np.shape(array)} -> {path} {shapes[path]}: {problem}")
+    params[path] = converted
+  missing = [f"{path} {shapes[path]}" for path in shapes if path not in params]
+  _report("checkpoint", {"not known here": surplus, "without a source": missing, "of wrong shape": wrong})
+  return nested(params)
+
+
+def to_source(params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
+  """The source's state dict from our parameters, or from gradients of the same structure.
+
+  Raises:
+    UserError: lists parameters that no rule names.
+  """
+  patterns = [(_matcher(rule.target), rule) for rule in rules]
+  state, unknown = {}, []
+  for path, leaf in flat(params).items():
+    found = _find(path, patterns)
+    if found is None:
+      unknown.append(path)
+      continue
+    rule, words = found
+    state[rule.source.format(**words)] = choose("layout", rule.layout, LAYOUTS).to_source(np.asarray(leaf))
+  _report("parameters", {"not known to the source": unknown})
+  return state
+
+
+def _convert(array, layout, shape):
+  """(converted array, None), or (None, what is wrong with its shape)."""
+  layout = choose("layout", layout, LAYOUTS)
+  try:
+    converted = layout.to_flax(array, shape)
+    back = layout.to_source(converted).shape
+  except (ValueError, IndexError) as error:
+    return None, str(error)
+  if converted.shape != shape:
+    return None, f"becomes {converted.shape}"
+  # A grouped convolution read as a depthwise one would lose channels without this.
+  return (converted, None) if back == array.shape else (None, f"only {back} of it would be used")
+
+
+def _report(what: str, problems: Mapping[str, Sequence[str]]) -> None:
+  lines = [f"{kind}: {'; '.join(sorted(names))}" for kind, names in problems.items() if names]
+  if lines:
+    raise UserError(f"The {what} and the model do not fit. " + " | ".join(lines))

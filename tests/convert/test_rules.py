@@ -1,0 +1,100 @@
+"""The engine that renames and re-lays parameters."""
+
+import numpy as np
+import pytest
+
+from convnn_jax.convert.rules import LAYOUTS, Rule, flat, nested, to_flax, to_source
+from convnn_jax.errors import UserError
+
+RULES = (
+  Rule("blocks.{layer}.w.weight", "block_{layer}/query/kernel", "split_linear"),
+  Rule("blocks.{layer}.w.bias", "block_{layer}/query/bias", "split_bias"),
+  Rule("out.weight", "out/kernel", "merge_linear"),
+)
+
+
+def _target():
+  shapes = {"block_0/query/kernel": (4, 3, 2), "block_0/query/bias": (3, 2)}
+  shapes |= {"block_11/query/kernel": (4, 3, 2), "block_11/query/bias": (3, 2), "out/kernel": (3, 2, 5)}
+  return nested({path: np.zeros(shape, np.float32) for path, shape in shapes.items()})
+
+
+def _state(rng):
+  names = {"out.weight": (5, 6)}
+  for layer in (0, 11):
+    names |= {f"blocks.{layer}.w.weight": (6, 4), f"blocks.{layer}.w.bias": (6,)}
+  return {name: rng.standard_normal(shape) for name, shape in names.items()}
+
+
+def test_there_and_back():
+  state = _state(np.random.default_rng(0))
+  params = to_flax(state, RULES, _target())
+  back = to_source(params, RULES)
+  assert back.keys() == state.keys()
+  for name, array in state.items():
+    np.testing.assert_array_equal(back[name], array)
+
+
+def test_projections_keep_their_meaning():
+  state = _state(np.random.default_rng(1))
+  params = flat(to_flax(state, RULES, _target()))
+  x = np.arange(4.0)
+  into = np.einsum("c,chd->hd", x, params["block_11/query/kernel"]) + params["block_11/query/bias"]
+  plain = state["blocks.11.w.weight"] @ x + state["blocks.11.w.bias"]
+  np.testing.assert_allclose(into.reshape(-1), plain)  # head h owns channels h*d to (h+1)*d
+  np.testing.assert_allclose(np.einsum("hd,hde->e", into, params["out/kernel"]), state["out.weight"] @ plain)
+
+
+# Layout -> (source shape, our shape). A layout missing here fails below.
+SHAPES = {
+  "same": ((3, 4), (3, 4)),
+  "linear": ((3, 4), (4, 3)),
+  "split_linear": ((6, 4), (4, 3, 2)),
+  "split_bias": ((6,), (3, 2)),
+  "merge_linear": ((5, 6), (3, 2, 5)),
+  "conv2d": ((8, 3, 5, 7), (5, 7, 3, 8)),
+  "conv1d": ((8, 6, 5), (5, 6, 8)),
+  "depthwise_conv1d": ((6, 1, 5), (5, 6)),
+  "pointwise_conv1d": ((8, 6, 1), (6, 8)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
+def test_layouts_are_inverses(name):
+  source, ours = SHAPES[name]
+  array = np.random.default_rng(2).standard_normal(source)
+  converted = LAYOUTS[name].to_flax(array, ours)
+  assert converted.shape == ours
+  np.testing.assert_array_equal(LAYOUTS[name].to_source(converted), array)
+
+
+def test_report_lists_surplus_missing_and_wrong_shapes_together():
+  state = _state(np.random.default_rng(3))
+  state["head.weight"] = np.zeros((2, 2))
+  state["blocks.12.w.bias"] = np.zeros(6)  # a rule fits, but there is no such block here
+  del state["blocks.0.w.bias"]
+  state["out.weight"] = np.zeros((5, 7))
+  with pytest.raises(UserError) as error:
+    to_flax(state, RULES, _target())
+  message = str(error.value)
+  assert "not known here: blocks.12.w.bias; head.weight" in message
+  assert "without a source: block_0/query/bias (3, 2)" in message
+  assert "of wrong shape: out.weight (5, 7) -> out/kernel (3, 2, 5)" in message
+
+
+def test_only_named_constants_are_ignored():
+  state = _state(np.random.default_rng(4)) | {"blocks.3.table": np.zeros(2)}
+  to_flax(state, RULES, _target(), ignore=("blocks.{layer}.table",))
+  with pytest.raises(UserError, match=r"blocks\.3\.table"):
+    to_flax(state, RULES, _target(), ignore=("blocks.{layer}.tables",))
+
+
+def test_a_grouped_convolution_is_not_read_as_a_depthwise_one():
+  rules = (Rule("conv.weight", "kernel", "depthwise_conv1d"),)
+  with pytest.raises(UserError, match=r"conv\.weight \(6, 2, 5\)"):
+    to_flax({"conv.weight": np.zeros((6, 2, 5))}, rules, {"kernel": np.zeros((5, 6))})
+
+
+def test_parameters_without_a_rule_are_reported_on_the_way_back():
+  with pytest.raises(UserError, match="not known to the source: block_0/key/kernel"):
+    to_source({"block_0": {"key": {"kernel": np.zeros((2, 2))}}}, RULES)
