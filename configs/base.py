@@ -105,9 +105,9 @@ def with_data(config: ConfigDict, preset: str = "cifar10") -> ConfigDict:
 def _shrink(config: ConfigDict) -> None:
   config.batch_size = 32
   config.eval_batch_size = 360
-  config.num_epochs = 20
+  config.num_epochs = 25
   config.log_every = 44  # an epoch
   config.model.update(width=64, depth=4, mlp_dim=128)
-  config.optimizer.update(learning_rate=3e-3, schedule="cosine", warmup_epochs=2.0)
+  config.optimizer.update(learning_rate=3e-3, schedule="cosine", warmup_epochs=5.0)
   if config.model.attention.get("num_heads", 1) > 1:
     config.model.attention.num_heads = 4  # the published 3 does not divide a width of 64

@@ -23,6 +23,7 @@ SMALL = [
   "--config.batch_size=128",
   "--config.eval_batch_size=100",
   "--config.num_epochs=4",
+  "--config.optimizer.warmup_epochs=1.0",
 ]
 
 

@@ -91,7 +91,7 @@ def test_mistakes_in_names_and_kinds(path, overrides, message):
     ("optimizer.schedule=cos", "Did you mean 'cosine'"),
     ("optimizer.learning_rate=-1.0", "must be larger than 0"),
     ("optimizer.learning_rate=nan", "learning_rate=nan"),
-    ("optimizer.warmup_epochs=40.0", "the whole run has 660"),
+    ("optimizer.warmup_epochs=40.0", "the whole run has 1100"),
     ("optimizer.accumulate=3", "accumulate=3 must be at least 1 and divide"),
     ("optimizer.ema_decay=1.5", r"ema_decay=1.5 must lie in \[0, 1\)"),
     ("loss.name=ce", "Unknown loss 'ce'"),
