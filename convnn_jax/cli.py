@@ -81,6 +81,8 @@ def train(argv: Sequence[str]) -> None:
   parser.add_argument("--workdir", default="", help="folder of the run; default runs/NAME[-DATA]")
   parser.add_argument("--profile", type=int, default=0, help="trace so many steps into WORKDIR/profile")
   args, rest = parser.parse_known_args(argv)
+  if args.profile < 0:
+    raise UserError(f"--profile={args.profile} must be a number of steps, 0 for none.")
 
   from convnn_jax.training import config as config_lib
 

@@ -169,6 +169,8 @@ def assert_one_line(err):
     (["--config.optimizer.lr=1"], "Did you mean 'learning_rate'"),
     (["--workdir=/proc/nothing/here"], "--workdir=/proc/nothing/here cannot be used"),
     (["--wordkir=x"], "Unknown argument '--wordkir=x'"),
+    (["--num_processes=2"], "need --coordinator"),
+    (["--profile=-1"], "--profile=-1 must be"),
     (["--distributed=maybe"], "invalid choice: 'maybe'"),
   ],
 )

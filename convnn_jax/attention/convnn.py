@@ -144,8 +144,10 @@ class ConvNNAttention(nn.Module):
       raise UserError(
         f"The quirk 'distance_weights' needs similarity='euclidean', not '{self.similarity}'; leave it out."
       )
-    if self.temperature <= 0:
-      raise UserError(f"temperature={self.temperature} must be larger than 0.")
+    if self.temperature < 1e-6:  # smaller ones overflow in float32
+      raise UserError(f"temperature={self.temperature} must be at least 1e-6.")
+    if self.value_features < 0:
+      raise UserError(f"value_features={self.value_features} must be at least 0 (0 = the full width).")
     narrow_values_fit = (
       not self.split_heads and self.convolution == "standard" and "value" in PROJECTIONS[self.projection]
     )
@@ -213,7 +215,9 @@ class ConvNNAttention(nn.Module):
   def _choose(self, scores, chosen):
     """Scores [b h n m] -> token index and weights, both [b h n k]."""
     if self.weighting == "full_softmax":
-      scores = jax.nn.softmax(scores / self.temperature, axis=-1)
+      # The floor keeps a row that is hidden as a whole finite.
+      floor = neighbors.hidden_score(scores.dtype) / 2
+      scores = jax.nn.softmax(jnp.maximum(scores / self.temperature, floor), axis=-1)
     measure = "distance" if "distance_weights" in self.quirks else self.similarity
     weigh = lambda values: neighbors.neighbor_weights(
       values, weighting=self.weighting, similarity=measure, temperature=self.temperature

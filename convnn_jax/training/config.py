@@ -6,10 +6,14 @@ complete. --config.model.attention.name=NAME exchanges the attention: fields tha
 their value, the others go.
 """
 
+import importlib
 import importlib.util
+import inspect
 import json
+import math
 import pathlib
 import sys
+import traceback
 import typing
 from collections.abc import Mapping, Sequence
 
@@ -52,21 +56,35 @@ def _get_config(file: pathlib.Path, argument: str) -> ConfigDict:
     folder = file.parent if file.parent.is_dir() else pathlib.Path("configs")
     known = [str(folder / f.name) for f in folder.glob("*.py") if f.name not in ("__init__.py", "base.py")]
     raise unknown_name("config file", str(file), known)
+  if file.suffix != ".py":
+    raise UserError(f"--config={file} is not a Python file; see configs/convnn_k9.py for an example.")
   spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
   module = importlib.util.module_from_spec(spec)
   sys.path.insert(0, str(file.resolve().parent))  # configs outside the repository may import siblings
   try:
     spec.loader.exec_module(module)
+    if not callable(getattr(module, "get_config", None)):
+      raise UserError(f"{file} has no function get_config(); see configs/convnn_k9.py for an example.")
+    if argument and not inspect.signature(module.get_config).parameters:
+      raise UserError(f"get_config() of {file} takes no argument; leave out ':{argument}'.")
+    config = module.get_config(argument) if argument else module.get_config()
+  except UserError:
+    raise
+  except Exception as error:  # whatever it is, it is in the user's file
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    where = f"{file}, line {lines[-1]}" if lines else str(file)
+    raise UserError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
   finally:
     sys.path.pop(0)
-  if not hasattr(module, "get_config"):
-    raise UserError(f"{file} has no function get_config(); see configs/convnn_k9.py for an example.")
-  return module.get_config(argument) if argument else module.get_config()
+  if not isinstance(config, ConfigDict):
+    raise UserError(f"get_config() of {file} must return a ConfigDict, not {type(config).__name__}.")
+  return config
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
   """Applies command-line overrides to a config and locks it."""
   words = _join_values(overrides)
+  check_fields(config)
   config = ConfigDict(_exchange_members(config.to_dict(), words))
   complete(config)
   for word in words:
@@ -122,6 +140,45 @@ def complete(config: ConfigDict) -> None:
       _fill(attention, attention_class(attention.get("name", "")), "attention")
 
 
+def check_fields(config: ConfigDict) -> None:
+  """Checks that a config has exactly the fields of configs/base.py, each of its kind.
+
+  The fields of the model and the attention are checked against their classes, by `complete`.
+
+  Raises:
+    UserError: a field is missing, unknown, or of another kind.
+  """
+  base = importlib.import_module("configs.base").get_config()
+
+  def compare(section: str, here, wanted) -> None:
+    for field in here:
+      if field not in wanted:
+        raise unknown_name(f"field of {section}:", field, wanted.keys())
+    for field, example in wanted.items():
+      if field not in here:
+        raise UserError(f"{section} has no field '{field}'; start from base.get_config() of configs/base.py.")
+      if not isinstance(example, ConfigDict):
+        _check_kind(f"{section}.{field}", here[field], example)
+      elif not isinstance(here[field], ConfigDict):
+        raise UserError(
+          f"{section}.{field}={here[field]!r} must be a section with the fields of configs/base.py."
+        )
+      elif field != "model":
+        compare(f"{section}.{field}", here[field], example)
+
+  compare("config", config, base)
+  if "name" not in config.model:
+    raise UserError("config.model has no field 'name'.")
+
+
+def _check_kind(name: str, value, example) -> None:
+  """Raises UserError unless `value` is of the kind of `example`; a whole number may stand for a float."""
+  kinds = {bool: bool, int: int, float: (int, float), str: str, tuple: (tuple, list)}
+  expected = kinds.get(type(example), object)
+  if not isinstance(value, expected) or (isinstance(value, bool) and not isinstance(example, bool)):
+    raise UserError(f"{name}={value!r} must be of type {type(example).__name__}, such as {example!r}.")
+
+
 def _fill(spec: ConfigDict, cls, kind: str) -> None:
   fields = registry.spec_fields(cls)
   for field in spec:
@@ -129,6 +186,8 @@ def _fill(spec: ConfigDict, cls, kind: str) -> None:
       raise unknown_name(f"field of {kind} '{spec.name}':", field, fields)
   for field, value in registry.defaults(cls).items():
     if field in spec:
+      if value is not None:
+        _check_kind(f"{field} of {kind} '{spec.name}'", spec[field], value)
       continue
     if value is None:
       options = [t for t in typing.get_args(typing.get_type_hints(cls)[field]) if t is not type(None)]
@@ -196,6 +255,11 @@ def validate(config: ConfigDict) -> None:
   Raises:
     UserError: with the field, its value and the rule.
   """
+  for field, value in _flatten(config.to_dict()).items():
+    if isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f"config.{field}={value} must be a finite number.")
+  if config.seed >= 2**32:
+    raise UserError(f"config.seed={config.seed} must be less than 2**32 = {2**32}.")
   at_least = {
     "batch_size": 1,
     "eval_batch_size": 1,

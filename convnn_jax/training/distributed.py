@@ -24,6 +24,10 @@ def initialize(mode: str, coordinator: str, num_processes: int, process_id: int)
         f"--coordinator needs --num_processes (now {num_processes}) and --process_id (now {process_id}) from 0 to"
         " num_processes - 1."
       )
+  elif num_processes != -1 or process_id != -1:
+    raise UserError(
+      "--num_processes and --process_id need --coordinator=HOST:PORT, the address of process 0."
+    )
   elif mode == "off" or (mode == "auto" and not _launched_with_others()):
     return
   # Collectives between processes on CPUs; other platforms ignore it.

@@ -21,8 +21,6 @@ def _cosine(config, steps_per_epoch, decay_steps):
 
 
 def _step(config, steps_per_epoch, decay_steps):
-  if config.decay_every <= 0:
-    raise UserError(f"optimizer.decay_every={config.decay_every} epochs must be larger than 0.")
   every = max(round(config.decay_every * steps_per_epoch), 1)
   return optax.exponential_decay(config.learning_rate, every, config.decay_factor, staircase=True)
 
@@ -38,8 +36,9 @@ def make_schedule(config, steps_per_epoch: int, num_steps: int):
     UserError: unknown schedule, or numbers outside their range.
   """
   schedule = choose("optimizer.schedule", config.schedule, SCHEDULES)
-  if not config.learning_rate > 0:  # not (x <= 0): NaN is refused too
-    raise UserError(f"optimizer.learning_rate={config.learning_rate} must be larger than 0.")
+  for field in ("learning_rate", "decay_every", "decay_factor"):
+    if config[field] <= 0:
+      raise UserError(f"optimizer.{field}={config[field]} must be larger than 0.")
   if config.warmup_epochs < 0:
     raise UserError(f"optimizer.warmup_epochs={config.warmup_epochs} must be at least 0.")
   warmup = round(config.warmup_epochs * steps_per_epoch)
@@ -93,7 +92,7 @@ def make_optimizer(config, steps_per_epoch: int, num_steps: int):
   """
   build = choose("optimizer", config.name, OPTIMIZERS)
   schedule = make_schedule(config, steps_per_epoch, num_steps)
-  for field in ("weight_decay", "clip_norm"):
+  for field in ("weight_decay", "clip_norm", "final_learning_rate"):
     if config[field] < 0:
       raise UserError(f"optimizer.{field}={config[field]} must be at least 0.")
   for field in ("ema_decay", "momentum", "b1", "b2"):

@@ -90,7 +90,15 @@ def test_mistakes_in_names_and_kinds(path, overrides, message):
     ("optimizer.name=adamm", "Did you mean 'adam"),
     ("optimizer.schedule=cos", "Did you mean 'cosine'"),
     ("optimizer.learning_rate=-1.0", "must be larger than 0"),
-    ("optimizer.learning_rate=nan", "learning_rate=nan"),
+    ("optimizer.learning_rate=nan", "learning_rate=nan must be a finite number"),
+    ("optimizer.warmup_epochs=inf", "warmup_epochs=inf must be a finite number"),
+    ("model.attention.temperature=nan", "temperature=nan must be a finite number"),
+    ("model.attention.temperature=1e-300", "temperature=1e-300 must be at least 1e-6"),
+    ("model.attention.value_features=-5", "value_features=-5 must be at least 0"),
+    ("optimizer.decay_every=0.0", "decay_every=0.0 must be larger than 0"),
+    ("optimizer.decay_factor=-1.0", "decay_factor=-1.0 must be larger than 0"),
+    ("optimizer.final_learning_rate=-1.0", "final_learning_rate=-1.0 must be at least 0"),
+    ("seed=4294967296", "must be less than"),
     ("optimizer.warmup_epochs=40.0", "the whole run has 1100"),
     ("optimizer.accumulate=3", "accumulate=3 must be at least 1 and divide"),
     ("optimizer.ema_decay=1.5", r"ema_decay=1.5 must lie in \[0, 1\)"),
@@ -103,6 +111,47 @@ def test_mistakes_in_names_and_kinds(path, overrides, message):
 def test_impossible_values_are_named_before_anything_is_read(override, message):
   with pytest.raises(UserError, match=message):
     assemble(config_lib.load(f"{K9}:digits", [f"--config.{override}"]))
+
+
+START = "from configs import base\ndef get_config():\n  config = base.get_config()\n"
+END = "  return base.with_data(config, 'digits')\n"
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("def get_config(:\n", "own.py.*SyntaxError"),
+    ("import nonexistent_module\n", "own.py, line 1: ModuleNotFoundError"),
+    (START + "  return 1 / 0\n", "own.py, line 4: ZeroDivisionError"),
+    ("get_config = 3\n", "has no function get_config"),
+    ("def get_config():\n  return None\n", "must return a ConfigDict, not NoneType"),
+    (START + "  config.optimizer.lr = 1.0\n" + END, "config.optimizer: 'lr'. Did you mean 'learning_rate'"),
+    (START + "  del config.dtype\n" + END, "config has no field 'dtype'"),
+    (START + "  config.model.attention = 'softmax'\n" + END, "own.py, line 4: TypeError"),
+    (
+      START + "  config.model.attention = dict(name='convnn', num_neighbors='9')\n" + END,
+      "must be of type int",
+    ),
+    (
+      START + "  config.model.attention = dict(name='convnn', num_neigbors=9)\n" + END,
+      "Did you mean 'num_neighbors'",
+    ),
+    (START + "  config.model.attention = dict(num_heads=3)\n" + END, "Unknown attention ''"),
+  ],
+)
+def test_mistakes_in_a_config_file(text, message, tmp_path):
+  (tmp_path / "own.py").write_text(text)
+  with pytest.raises(UserError, match=message):
+    config_lib.load(str(tmp_path / "own.py"))
+
+
+def test_an_argument_that_a_config_does_not_take(tmp_path):
+  (tmp_path / "own.py").write_text(START + END)
+  assert config_lib.load(str(tmp_path / "own.py")).data.name == "digits"
+  with pytest.raises(UserError, match="takes no argument"):
+    config_lib.load(f"{tmp_path}/own.py:cifar10")
+  with pytest.raises(UserError, match="is not a Python file"):
+    config_lib.load("README.md")
 
 
 def test_json_round_trip_and_differences():
