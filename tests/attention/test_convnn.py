@@ -248,7 +248,7 @@ def test_random_candidates_are_fixed_in_evaluation_and_new_in_every_step():
     (dict(quirks=("scrambled_head",)), "Did you mean 'scrambled_heads'"),
     (dict(num_neighbours=3), "Did you mean 'num_neighbors'"),
     (dict(num_heads=5), "num_heads=5 must divide the width 6"),
-    (dict(temperature=0.0), "temperature=0.0 must be larger than 0"),
+    (dict(temperature=0.0), "temperature=0.0 must be at least 1e-6"),
     (dict(coordinate_encoding=True), "cannot turn d . 1 channels into d"),
     (dict(value_features=3), "needs split_heads=False"),
     (dict(quirks=("distance_weights",)), "needs similarity='euclidean'"),
