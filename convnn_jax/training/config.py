@@ -219,14 +219,17 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-  """The config that `to_json` wrote; lists become tuples again."""
+  """The config that `to_json` wrote; lists become tuples again. ValueError if it is no such text."""
 
   def restore(value):
     if isinstance(value, Mapping):
       return {k: restore(v) for k, v in value.items()}
     return tuple(restore(v) for v in value) if isinstance(value, list) else value
 
-  return ConfigDict(restore(json.loads(text)))
+  config = restore(json.loads(text))
+  if not isinstance(config, dict):
+    raise ValueError("not a table of fields")
+  return ConfigDict(config)
 
 
 def differences(saved: ConfigDict, new: ConfigDict) -> list[str]:

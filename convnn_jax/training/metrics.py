@@ -76,7 +76,7 @@ def _rows_until(path: epath.Path, step: int) -> list[str]:
   if not path.exists():
     return []
   rows = []
-  for line in path.read_text().splitlines(keepends=True):
+  for line in path.read_bytes().decode(errors="replace").splitlines(keepends=True):
     try:
       if json.loads(line)["step"] <= step:
         rows.append(line)

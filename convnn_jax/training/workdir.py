@@ -27,10 +27,13 @@ def open_workdir(path: str, config: ConfigDict) -> epath.Path:
     workdir = workdir.expanduser().resolve()
   saved = workdir / "config.json"
   try:
+    for folder in (workdir, workdir / "checkpoints"):
+      if folder.exists() and not folder.is_dir():
+        raise UserError(
+          f"--workdir={path}: {folder} is a file, but must be a folder; choose another --workdir."
+        )
     if saved.exists():
-      _check_same(workdir, config_lib.from_json(saved.read_text()), config)
-    elif workdir.exists() and not workdir.is_dir():
-      raise UserError(f"--workdir={path} is a file; choose a folder.")
+      _check_same(workdir, _read_config(saved), config)
     barrier("workdir checked")  # all processes look before the first one writes
     if jax.process_index() == 0 and not saved.exists():
       workdir.mkdir(parents=True, exist_ok=True)
@@ -39,8 +42,8 @@ def open_workdir(path: str, config: ConfigDict) -> epath.Path:
       probe = workdir / ".writable"
       probe.write_text("")
       probe.unlink()
-  except (OSError, json.JSONDecodeError) as error:
-    reason = getattr(error, "strerror", None) or str(error)
+  except OSError as error:
+    reason = error.strerror or str(error)
     raise UserError(
       f"--workdir={path} cannot be used: {reason}. Choose a folder that can be written."
     ) from error
@@ -71,10 +74,16 @@ def load_config(path: str) -> tuple[epath.Path, ConfigDict]:
     near = [p.parent.name for p in workdir.parent.glob("*/config.json")] if workdir.parent.is_dir() else []
     known = f" Runs in {workdir.parent}: {', '.join(sorted(near))}." if near else ""
     raise UserError(f"--workdir={path} holds no run (no config.json).{known}")
+  return workdir, _read_config(saved)
+
+
+def _read_config(path: epath.Path) -> ConfigDict:
   try:
-    return workdir, config_lib.from_json(saved.read_text())
-  except (OSError, ValueError) as error:
-    raise UserError(f"{saved} cannot be read: {error}.") from error
+    return config_lib.from_json(path.read_text())
+  except (OSError, ValueError) as error:  # ValueError: neither text nor JSON
+    raise UserError(
+      f"{path} cannot be read ({error}); put back a copy, or choose another --workdir."
+    ) from error
 
 
 def barrier(name: str) -> None:
@@ -99,7 +108,12 @@ def write_once(path: epath.Path, text: str) -> None:
 def read_result(workdir: epath.Path) -> dict | None:
   """Contents of result.json; None if the run has not come to its end."""
   path = workdir / "result.json"
-  return json.loads(path.read_text()) if path.exists() else None
+  try:
+    return json.loads(path.read_text()) if path.exists() else None
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"{path} cannot be read ({error}); move it away, and the same command writes it anew."
+    ) from error
 
 
 def environment() -> dict:
