@@ -100,9 +100,10 @@ def evaluate(argv: Sequence[str]) -> None:
   parser.add_argument("--workdir", required=True, help="folder of the run")
   parser.add_argument("--step", default="last", help="last, best, or a step number")
   args, rest = parser.parse_known_args(argv)
-  if args.step not in ("last", "best") and not args.step.isdigit():
+  number = args.step.isascii() and args.step.isdigit()
+  if args.step not in ("last", "best") and not number:
     raise UserError(f"--step={args.step} must be last, best or a step number.")
-  step = int(args.step) if args.step.isdigit() else args.step
+  step = int(args.step) if number else args.step
 
   _start(args)
   from convnn_jax.training import config as config_lib

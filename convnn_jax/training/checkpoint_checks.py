@@ -22,7 +22,6 @@ _NOT_DAMAGE_CODES = (
 )
 
 
-@jax.jit
 def _checksum(x):
   """The sum of an array's words modulo 2^32: the same on any number of devices."""
   if jnp.issubdtype(x.dtype, jnp.complexfloating):
@@ -31,6 +30,11 @@ def _checksum(x):
     words = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
     x = jax.lax.bitcast_convert_type(x, words)
   return jnp.sum(x.astype(jnp.uint32), dtype=jnp.uint32)
+
+
+# One program for all arrays: many small ones at once, each with its own sum over devices, can wait for one another
+# for ever on simulated CPU devices.
+_checksums = jax.jit(lambda leaves: {path: _checksum(leaf) for path, leaf in leaves.items()})
 
 
 def by_path(tree) -> dict:
@@ -42,7 +46,7 @@ def by_path(tree) -> dict:
 def checksums(tree) -> dict[str, list]:
   """Checksum and dtype of every array of `tree` by its path; all processes must call it."""
   leaves = by_path(tree)
-  sums = jax.device_get({path: _checksum(leaf) for path, leaf in leaves.items()})
+  sums = jax.device_get(_checksums(leaves))
   return {path: [int(sums[path]), str(leaf.dtype)] for path, leaf in leaves.items()}
 
 

@@ -44,7 +44,11 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
   _print(report_lines.start(config, pieces, folder))
   workdir_lib.write_once(folder / "model.txt", report_lines.model_text(config, pieces))
 
-  with Checkpoints(folder, keep=config.keep_checkpoints) as checkpoints, Interruption() as interruption:
+  with (
+    workdir_lib.only_run_in(folder),
+    Checkpoints(folder, keep=config.keep_checkpoints) as checkpoints,
+    Interruption() as interruption,
+  ):
     # 2. State: new, or the last checkpoint's.
     state, record = restore_or_create(pieces, checkpoints)
     start, total = record.step, pieces.num_steps
@@ -58,6 +62,8 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
     #    for bit where the uninterrupted one ends (tests/training/test_resume.py).
     window = []  # metrics of the steps since the device was last waited for
     spent_before = record.seconds
+    # Simulated devices share few threads: steps in flight can wait for one another's sums for ever.
+    one_at_a_time = jax.default_backend() == "cpu" and jax.device_count() > 1
     batches = data.train_batches(
       dataset.train, seed=config.seed, batch_size=config.batch_size, start_step=start, sharding=by_batch
     )
@@ -69,6 +75,8 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
       for step, batch in zip(range(start + 1, total + 1), batches, strict=False):
         profiler.before(step)
         state, metrics = update(state, resident, batch)
+        if one_at_a_time:
+          jax.block_until_ready(metrics)
         profiler.after(step, metrics)
         window.append(metrics)
         progress.step()

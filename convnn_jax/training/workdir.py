@@ -1,5 +1,6 @@
 """The folder of a run: config.json, model.txt, metrics.jsonl, checkpoints/, result.json."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -10,6 +11,11 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
+
+try:
+  import fcntl
+except ImportError:  # Windows
+  fcntl = None
 
 from convnn_jax import __version__
 from convnn_jax.errors import UserError
@@ -58,6 +64,28 @@ def _check_same(workdir, saved: ConfigDict, config: ConfigDict) -> None:
       f"{workdir} holds a run with another config. Choose another --workdir, or give the saved values to go on"
       f" with that run. Differing fields (saved -> now): {'; '.join(lines)}"
     )
+
+
+@contextlib.contextmanager
+def only_run_in(workdir: epath.Path):
+  """Keeps a second training out of the folder; the system frees it when this process ends, however it ends.
+
+  Raises:
+    UserError: another process trains in the folder.
+  """
+  if jax.process_index() or fcntl is None or "://" in os.fspath(workdir):
+    yield
+    return
+  with open(workdir / ".lock", "a") as file:  # not "w": an existing file stays untouched
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise UserError(
+        f"Another process trains in {workdir}; wait for it, or choose another --workdir."
+      ) from error
+    except OSError:
+      pass  # a file system without locks
+    yield
 
 
 def load_config(path: str) -> tuple[epath.Path, ConfigDict]:

@@ -48,3 +48,11 @@ def test_scrambled_metrics_do_not_stop_a_run(tmp_path):
   with Writer(tmp_path, 1):
     pass
   assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "part": "train"}\n'
+
+
+def test_one_training_at_a_time(tmp_path):
+  second = workdir.only_run_in(tmp_path)
+  with workdir.only_run_in(tmp_path), pytest.raises(UserError, match="Another process trains"):
+    second.__enter__()
+  with workdir.only_run_in(tmp_path):
+    pass
