@@ -21,7 +21,7 @@ import numpy as np
 from convnn_jax.training import config as config_lib
 from convnn_jax.training import sharding, workdir
 from convnn_jax.training.assemble import assemble
-from convnn_jax.training.loop import compile_update
+from convnn_jax.training.loop import make_update
 
 
 class Contender:
@@ -42,7 +42,7 @@ class Contender:
     self._batch = {"index": jax.device_put(np.arange(config.batch_size, dtype=np.int32), by_batch)}
     self._state = pieces.create_state()
     start = time.perf_counter()
-    lowered = compile_update(pieces, config).lower(self._state, self._resident, self._batch)
+    lowered = make_update(pieces, config).lower(self._state, self._resident, self._batch)
     self._update = lowered.compile()
     self.compile_seconds = time.perf_counter() - start
     self.temp_bytes = self._update.memory_analysis().temp_size_in_bytes

@@ -1,6 +1,6 @@
 """Command lines of train.py and eval.py: flags in, one call, exit code out.
 
-Exit codes: 0 done or interrupted and saved, 1 the run failed, 2 a user mistake (one line on standard error).
+Exit codes: 0 done or interrupted (and saved), 1 the run failed, 2 a user mistake (one line on standard error).
 """
 
 import argparse
@@ -11,10 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 from convnn_jax.errors import RunFailed, UserError
-
-
-class _StoppedEarly(Exception):
-  """SIGTERM before there is anything to save."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,8 +39,9 @@ def _parser(description: str) -> _Parser:
 
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
   """Calls the command; returns the exit code."""
-  # Until the training loop takes over, SIGTERM has nothing to save; imports and compilation take seconds.
-  signal.signal(signal.SIGTERM, _stop_early)
+  # Outside the training loop, which has its own handlers, there is nothing to save.
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, _stop_at_once)
   try:
     command(argv)
   except UserError as error:
@@ -53,17 +50,17 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
   except RunFailed as error:
     print(f"error: {error}", file=sys.stderr)  # noqa: T201
     return 1
-  except _StoppedEarly:
-    print("stopped before the first step; the same command starts again", file=sys.stderr)  # noqa: T201
-    return 0
-  except KeyboardInterrupt:
-    print("stopped; the last checkpoint is kept", file=sys.stderr)  # noqa: T201
+  except KeyboardInterrupt:  # a second Ctrl-C in the training loop
+    print("stopped at once; the last checkpoint is kept", file=sys.stderr)  # noqa: T201
     return 130
   return 0
 
 
-def _stop_early(number, frame):
-  raise _StoppedEarly
+def _stop_at_once(number, frame):
+  # Not an exception: raised inside a library's callback it would be swallowed, and the run would go on.
+  del number, frame
+  os.write(2, b"stopped; the same command starts again\n")
+  os._exit(0)
 
 
 def _start(args) -> None:

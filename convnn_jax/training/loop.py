@@ -1,7 +1,9 @@
 """The training loop: everything that happens in a run, in order, on one page."""
 
+import itertools
 import json
 import os
+import time
 
 import jax
 
@@ -33,14 +35,13 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
     UserError: the config, the data or the workdir cannot be used.
     RunFailed: too many non-finite updates in a row.
   """
-  # 1. Pieces, all checked; the folder; the data.
+  # 1. Pieces, all checked; the data; then the folder, which belongs to the config from here on.
   pieces = assemble(config)
-  folder = workdir_lib.open_workdir(workdir, config)
   dataset = data.open_dataset(config.data)
+  folder = workdir_lib.open_workdir(workdir, config)
   by_batch = sharding.batch_sharding(pieces.mesh)
   resident = data.resident(dataset.train, by_batch)
   evaluate = Evaluator(pieces, config, dataset.test, data.resident(dataset.test, by_batch))
-  update = compile_update(pieces, config)
   _print(report_lines.start(config, pieces, folder))
   workdir_lib.write_once(folder / "model.txt", report_lines.model_text(config, pieces))
 
@@ -59,7 +60,7 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
     _print([f"going on after step {start} of {total}"] if start else [])
 
     # 3. Steps. The step number alone decides data order, augmentation and dropout, so a resumed run ends bit
-    #    for bit where the uninterrupted one ends (tests/training/test_resume.py).
+    #    for bit where the uninterrupted one ends (tests/test_commands.py).
     window = []  # metrics of the steps since the device was last waited for
     spent_before = record.seconds
     # Simulated devices share few threads: steps in flight can wait for one another's sums for ever.
@@ -67,6 +68,7 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
     batches = data.train_batches(
       dataset.train, seed=config.seed, batch_size=config.batch_size, start_step=start, sharding=by_batch
     )
+    update, batches = _compile(make_update(pieces, config), state, resident, batches)
     with (
       Progress(start, total, config.batch_size) as progress,
       Writer(folder, start) as log,
@@ -127,11 +129,21 @@ def restore_or_create(pieces: Pieces, checkpoints: Checkpoints):
   return pieces.state_shapes.with_checkpoint_items(items), RunRecord.from_meta(meta)
 
 
-def compile_update(pieces: Pieces, config):
-  """The jitted update (compiled when first called); the old state's memory is given to the new one."""
+def make_update(pieces: Pieces, config):
+  """The jitted update; the old state's memory is given to the new one."""
   step = make_train_step(pieces.model, pieces.optimizer, pieces.schedule, config, pieces.info)
   layout = jax.tree.map(lambda leaf: leaf.sharding, pieces.state_shapes)
   return jax.jit(step, donate_argnums=0, out_shardings=(layout, sharding.replicated(pieces.mesh)))
+
+
+def _compile(update, state, resident, batches):
+  """The compiled update and the untouched batches; said aloud, since it can take a minute."""
+  _print(["compiling the training step"])
+  begun = time.perf_counter()
+  first = next(batches)
+  compiled = update.lower(state, resident, first).compile()
+  _print([f"compiled in {time.perf_counter() - begun:.1f} s"])
+  return compiled, itertools.chain([first], batches)
 
 
 def _variables(state) -> dict:

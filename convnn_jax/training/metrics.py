@@ -88,8 +88,8 @@ def _rows_until(path: epath.Path, step: int) -> list[str]:
 class Progress:
   """Counts steps and time; a bar on a terminal, a line every half minute elsewhere.
 
-  Time runs from `restart_clock` to `mark`, which comes when the device has caught up: evaluation and saving do
-  not count as training.
+  Time runs from `restart_clock` to `mark`, which comes when the device has caught up: compilation, evaluation and
+  saving do not count as training.
   """
 
   SECONDS_BETWEEN_LINES = 30.0
@@ -105,8 +105,7 @@ class Progress:
     self._marked = self._said = time.perf_counter()
     self._marked_step = start
     self.seconds = 0.0  # of training so far
-    self._step_seconds: list[float] = []  # mean step of each interval; not of the first, which compiles
-    self._intervals = 0
+    self._step_seconds: list[float] = []  # mean step of each interval
 
   def step(self) -> None:
     """Counts a step that was sent to the device."""
@@ -118,11 +117,10 @@ class Progress:
     now = time.perf_counter()
     spent, steps = now - self._marked, self._done - self._marked_step
     self.seconds += spent
-    if self._intervals and steps:
+    if steps:
       self._step_seconds.append(spent / steps)
-    self._intervals += 1
     self._marked, self._marked_step = now, self._done
-    text = f"loss {newest['loss']:.4f} top-1 {newest['top1']:.2%} {self.speed(self._done)}"
+    text = f"loss {newest['loss']:.4f} top-1 {100 * newest['top1']:.2f} % {self.speed(self._done)}"
     self._bar.set_postfix_str(text, refresh=False)
     if self._speaks and self._bar.disable and now - self._said > self.SECONDS_BETWEEN_LINES:
       self._said = now
@@ -133,7 +131,7 @@ class Progress:
     self._marked = self._said = time.perf_counter()
 
   def median_step(self) -> float | None:
-    """Median over intervals of a step's seconds; None before the second interval."""
+    """Median over intervals of a step's seconds; None before the first mark."""
     return statistics.median(self._step_seconds) if self._step_seconds else None
 
   def speed(self, step: int) -> str:

@@ -44,7 +44,8 @@ def make_schedule(config, steps_per_epoch: int, num_steps: int):
   warmup = round(config.warmup_epochs * steps_per_epoch)
   if warmup >= num_steps > 0 and warmup:
     raise UserError(
-      f"optimizer.warmup_epochs={config.warmup_epochs} is {warmup} steps, but the whole run has {num_steps}."
+      f"optimizer.warmup_epochs={config.warmup_epochs} is {warmup} steps, but the whole run has {num_steps}; set"
+      " --config.optimizer.warmup_epochs=0 or a larger --config.num_epochs."
     )
   main = schedule(config, steps_per_epoch, num_steps - warmup)
   if not warmup:

@@ -22,7 +22,7 @@ def start(config, pieces: Pieces, folder) -> list[str]:
     f"data     {info.title}: {info.num_train:,} training and {info.num_test:,} test images of {y} x {x} x {c},"
     f" {info.num_classes} classes",
     f"devices  {devices}",
-    f"length   {config.num_epochs} epochs of {pieces.steps_per_epoch} steps of {config.batch_size} images",
+    f"length   {config.num_epochs} x {pieces.steps_per_epoch} steps (epochs) of {config.batch_size} images",
     f"writing  {folder}",
   ]
 
@@ -32,7 +32,8 @@ def model_text(config, pieces: Pieces) -> str:
   return (
     f"{config.model.name}, {pieces.num_params:,} parameters,"
     f" {pieces.flops_per_image():,} FLOPs per image of {pieces.info.image_shape}\n"
-    "(forward pass; matrix products and convolutions, 2 per multiply-add)\n\n"
+    "(forward pass; matrix products and convolutions, 2 per multiply-add. Gathers and elementwise work are not\n"
+    "counted: for convnn attention that leaves out the weighted sum over the chosen neighbours.)\n\n"
     f"{summary.table(pieces.state_shapes.params)}\n"
   )
 
@@ -42,11 +43,12 @@ def evaluation(step: int, pieces: Pieces, config, train: dict, test: dict, speed
   epoch = step / pieces.steps_per_epoch
   number = f"{epoch:.0f}" if step % pieces.steps_per_epoch == 0 else f"{epoch:.2f}"
   width = len(str(config.num_epochs))
-  return (
+  line = (
     f"epoch {number:>{width}}/{config.num_epochs}  step {step}"
     f"  train loss {train['loss']:.4f} top-1 {percent(train['top1'])}"
     f"  test loss {test['loss']:.5f} top-1 {percent(test['top1'])} top-5 {percent(test['top5'])}  {speed}"
   )
+  return line.rstrip()
 
 
 def _short(number: float) -> str:
@@ -71,8 +73,8 @@ def end(result: dict, folder) -> list[str]:
     ("training time", f"{result['train_seconds']:.1f} s"),
     ("step (median)", "-" if step_ms is None else f"{step_ms:.2f} ms"),
     ("images per second", "-" if step_ms is None else f"{result['images_per_second']:,.0f}"),
-    ("best test top-1", f"{percent(result['best_test_top1']).strip()} in epoch {result['best_epoch']}"),
-    ("test top-5", percent(result["test_top5"]).strip()),
+    ("best test top-1", f"{percent(result['best_test_top1']).strip()} in epoch {result['best_epoch']:g}"),
+    ("test top-1, top-5", f"{percent(result['test_top1']).strip()}, {percent(result['test_top5']).strip()}"),
     ("result", str(folder / "result.json")),
   ]
   lines = ["", *(f"  {name:<18} {value}" for name, value in rows)]

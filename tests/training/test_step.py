@@ -9,7 +9,7 @@ from convnn_jax import data
 from convnn_jax.attention import ATTENTIONS
 from convnn_jax.training import sharding
 from convnn_jax.training.assemble import assemble
-from convnn_jax.training.loop import compile_update
+from convnn_jax.training.loop import make_update
 from convnn_jax.training.step import make_eval_step
 
 
@@ -21,7 +21,7 @@ def setup(config):
   batches = data.train_batches(
     dataset.train, seed=config.seed, batch_size=config.batch_size, start_step=0, sharding=by_batch
   )
-  return pieces, compile_update(pieces, config), pieces.create_state(), resident, batches
+  return pieces, make_update(pieces, config), pieces.create_state(), resident, batches
 
 
 def losses(config, steps):
