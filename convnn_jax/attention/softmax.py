@@ -7,12 +7,10 @@ published ConvNN code.
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
 from convnn_jax.attention.base import head_width
+from convnn_jax.attention.core import attend
 from convnn_jax.layers.dense import merge_dense, split_dense
-from convnn_jax.layers.dropout import Dropout
 from convnn_jax.ops.similarity import similarity
 
 
@@ -48,9 +46,5 @@ class SoftmaxAttention(nn.Module):
     scores = similarity(query, key, kind="dot", scale=d**-0.5)  # [b h n m]
     if bias is not None:
       scores = scores + bias
-    weights = jax.nn.softmax(scores, axis=-1)
-    self.sow("intermediates", "attention_weights", weights)
-
-    weights = Dropout(self.dropout_rate)(weights.astype(value.dtype), deterministic=not train)
-    out = jnp.einsum("bhnm,bmhd->bnhd", weights, value)
+    out = attend(self, scores, value, train=train)
     return merge_dense(c, c, bias=self.out_bias, name="out", dtype=self.dtype)(out)
