@@ -45,6 +45,8 @@ def load_convnn(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
   collections = {}
   if "aux:rand_idx" in arrays:  # the draw that was made there
     drawn = {"index": arrays["aux:rand_idx"].astype(np.int32)}
+    attention = spec if kind == "attention" else spec["attention"]
+    drawn = {"first": drawn} if attention["name"] == "branching" else drawn
     within = {
       "attention": lambda: drawn,
       "block": lambda: {"attention": drawn},

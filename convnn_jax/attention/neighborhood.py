@@ -1,8 +1,9 @@
 """Neighbourhood attention: each query sees exactly the `window_size` nearest tokens.
 
 Source: Hassani et al., "Neighborhood Attention Transformer"; Hassani and Shi, "Dilated Neighborhood Attention
-Transformer". At the borders the window moves inwards instead of being cut. The published comparison runs along the token sequence;
-`layout="grid"`, windows of rows x columns with class tokens that see all and are seen by all, is our extension.
+Transformer". At the borders the window moves inwards instead of being cut. The published comparison runs along the
+token sequence; `layout="grid"`, windows of rows x columns with class tokens that see all and are seen by all, is our
+extension.
 """
 
 from typing import Any
