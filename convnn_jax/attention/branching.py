@@ -39,6 +39,11 @@ class BranchingAttention(nn.Module):
     """See Attention.__call__; `context`, `bias` and `grid` go to both."""
     if not 0 <= self.ratio <= 1:
       raise UserError(f"ratio={self.ratio} must lie in [0, 1].")
+    for field in ("first", "second"):
+      if not isinstance(getattr(self, field), Mapping):
+        raise UserError(
+          f"{field}={getattr(self, field)!r} must be the spec of an attention: dict(name=..., ...)."
+        )
     c = x.shape[-1]
     split = int(self.ratio * c)
     options = dict(train=train, bias=bias, grid=grid)

@@ -23,12 +23,15 @@ from convnn_jax.ops.rotary import rotate
 from convnn_jax.ops.similarity import similarity
 
 QUIRKS = ("visible_padding", "shifted_rotary")
-QK_NORMS = ("none", "l2")
+QK_NORMS = ("none", "l2", "key")
 REACHES = ("exact", "windows")
+POSITIONS = ("rotary", "none")
+# The score of a token against itself with qk_norm="key": it sees itself only when it sees nothing else.
+_ITSELF = -5e4
 
 
 class LocalAttention(nn.Module):
-  """x [b n c] -> [b n c].
+  """x [b n c] -> [b n c]. A token that sees nothing (because of `bias`) gets a mixture of zero.
 
   Attributes:
     num_heads: h.
@@ -38,11 +41,11 @@ class LocalAttention(nn.Module):
     reach: "exact" (at most window_size * look_... tokens away) or "windows" (all tokens of the windows).
     causal: True sees no later token; needs look_forward=0.
     positions: "rotary" or "none".
-    qk_norm: "none" or "l2" (unit queries and keys with learned channel scales, times 8).
+    qk_norm: "none", "l2" (unit queries and keys with learned channel scales, times 8) or "key" (unit keys, and a
+      token sees itself only when it sees nothing else; the source calls it shared_qk).
     scale: factor of the scores; 0 = d ** -0.5, or 8 with qk_norm="l2".
     gate: True multiplies each head by sigmoid of a linear map of the input.
     prenorm: True puts a LayerNorm in front.
-    shared_qk: True uses normalised queries as keys.
     dropout_rate: on the attention weights.
     quirks: see the top of this file.
     dtype: compute dtype; scores and softmax stay float32.
@@ -68,67 +71,119 @@ class LocalAttention(nn.Module):
   def __call__(self, x, *, train, context=None, bias=None, grid=None):
     """See Attention.__call__; has no `context`."""
     del grid
-    self._check(context)
-    n, c = x.shape[1:]
-    h, d = self.num_heads, self.head_dim
+    no_context("local", context)
+    if self.num_heads < 1 or self.head_dim < 1:
+      raise UserError(f"num_heads={self.num_heads} and head_dim={self.head_dim} must be at least 1.")
+    if self.qk_norm not in QK_NORMS:
+      raise unknown_name("qk_norm", self.qk_norm, QK_NORMS)
+    c, h, d = x.shape[-1], self.num_heads, self.head_dim
     if self.prenorm:
       x = layer_norm("norm", self.dtype)(x)
     project = lambda name: split_dense(h, d, c, bias=False, name=name, dtype=self.dtype)(x)
     query, key, value = (project(name) for name in ("query", "key", "value"))
-    scale = self.scale or d**-0.5
     if self.qk_norm == "l2":
-      scale = self.scale or 8.0
-      query, key = (self._unit(y, name) for y, name in ((query, "query_scale"), (key, "key_scale")))
+      query, key = (self._scaled(y, name) for y, name in ((query, "query_scale"), (key, "key_scale")))
 
-    padded = n
-    if "visible_padding" in self.quirks:
-      padded = -(-n // self.window_size) * self.window_size
-      fill = lambda y: jnp.pad(y, ((0, 0), (0, padded - n), (0, 0), (0, 0)))
-      key, value = fill(key), fill(value)
-    if self.positions == "rotary":
-      shift = self.window_size * self.look_forward if "shifted_rotary" in self.quirks else 0
-      query, key = rotate(query, jnp.arange(n) + shift), rotate(key, jnp.arange(padded))
-
-    scores = similarity(query, key, kind="dot", scale=scale)  # [b h n padded]
-    mask = masks.local_windows(
-      padded,
-      self.window_size,
-      backward=self.look_backward,
-      forward=self.look_forward,
-      exact=self.reach == "exact",
+    scores = local_scores(
+      query,
+      key,
+      bias,
+      window_size=self.window_size,
+      look_backward=self.look_backward,
+      look_forward=self.look_forward,
+      reach=self.reach,
       causal=self.causal,
-    )[:n]
-    scores = scores + masks.hidden_bias(mask, scores.dtype)[None, None]
-    if bias is not None:
-      bias = jnp.broadcast_to(bias, (*scores.shape[:-1], n))
-      scores = scores + jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, padded - n)))
-    out = attend(self, scores, value, train=train)
+      positions=self.positions,
+      unit_keys=self.qk_norm == "key",
+      scale=self.scale or (8.0 if self.qk_norm == "l2" else d**-0.5),
+      quirks=self.quirks,
+    )
+    out = attend(self, scores, pad_tokens(value, scores.shape[-1]), train=train)
+    sees_something = jnp.max(scores, axis=-1) > masks.HIDDEN / 2  # [b h n]
+    out = jnp.where(jnp.swapaxes(sees_something, 1, 2)[..., None], out, 0)
     if self.gate:
       gates = dense(h, c, bias=True, name="gate_layer", dtype=self.dtype)(x)
       out = out * jax.nn.sigmoid(gates)[..., None]
     return merge_dense(c, h * d, bias=False, name="out", dtype=self.dtype)(out)
 
-  def _unit(self, heads, name):
+  def _scaled(self, heads, name):
     """Unit vectors times a learned scale per channel."""
-    wide = heads.astype(jnp.promote_types(heads.dtype, jnp.float32))
-    norm = jnp.sqrt(jnp.maximum(jnp.sum(wide * wide, axis=-1, keepdims=True), 1e-24))
     scale = self.param(name, nn.initializers.ones, (self.head_dim,), jnp.float32)
-    return (wide / norm * scale[None, None, None]).astype(heads.dtype)
+    return (_unit(heads) * scale[None, None, None]).astype(heads.dtype)
 
-  def _check(self, context):
-    no_context("local", context)
-    for quirk in self.quirks:
-      if quirk not in QUIRKS:
-        raise unknown_name("quirk", quirk, QUIRKS)
-    for field, words in (("qk_norm", QK_NORMS), ("reach", REACHES), ("positions", ("rotary", "none"))):
-      if getattr(self, field) not in words:
-        raise unknown_name(field, getattr(self, field), words)
-    if self.window_size < 1 or self.look_backward < 0 or self.look_forward < 0:
-      raise UserError(
-        f"window_size={self.window_size} must be at least 1, look_backward={self.look_backward} and"
-        f" look_forward={self.look_forward} at least 0."
-      )
-    if self.causal and self.look_forward:
-      raise UserError(f"causal=True needs look_forward=0, not {self.look_forward}.")
-    if self.positions == "rotary" and self.head_dim % 2:
-      raise UserError(f"head_dim={self.head_dim} must be even for rotary positions.")
+
+def _unit(heads):
+  """x / max(|x|, 1e-12) in float32 or wider, with a finite gradient at x = 0."""
+  wide = heads.astype(jnp.promote_types(heads.dtype, jnp.float32))
+  return wide * jax.lax.rsqrt(jnp.maximum(jnp.sum(wide * wide, axis=-1, keepdims=True), 1e-24))
+
+
+def pad_tokens(heads, num_tokens):
+  """[b n h d] -> [b num_tokens h d], zeros behind."""
+  return jnp.pad(heads, ((0, 0), (0, num_tokens - heads.shape[1]), (0, 0), (0, 0)))
+
+
+def local_scores(
+  query,
+  key,
+  bias=None,
+  *,
+  window_size: int,
+  scale: float,
+  look_backward: int = 1,
+  look_forward: int = 1,
+  reach: str = "exact",
+  causal: bool = False,
+  positions: str = "rotary",
+  unit_keys: bool = False,
+  quirks: tuple[str, ...] = (),
+):
+  """Scores before the softmax, hidden pairs included.
+
+  Args:
+    query: [b n h d].
+    key: [b n h d].
+    bias: broadcast to [b h n n].
+    unit_keys: see qk_norm="key" of LocalAttention, as for the other words.
+
+  Returns:
+    [b h n m]; m = n, or with the quirk "visible_padding" rounded up to whole windows.
+
+  Raises:
+    UserError: a value outside the rules.
+  """
+  for quirk in quirks:
+    if quirk not in QUIRKS:
+      raise unknown_name("quirk", quirk, QUIRKS)
+  for field, value, words in (("reach", reach, REACHES), ("positions", positions, POSITIONS)):
+    if value not in words:
+      raise unknown_name(field, value, words)
+  n, d = query.shape[1], query.shape[-1]
+  if window_size < 1 or look_backward < 0 or look_forward < 0:
+    raise UserError(
+      f"window_size={window_size} must be at least 1, look_backward={look_backward} and"
+      f" look_forward={look_forward} at least 0."
+    )
+  if causal and look_forward:
+    raise UserError(f"causal=True needs look_forward=0, not {look_forward}.")
+  if positions == "rotary" and d % 2:
+    raise UserError(f"head_dim={d} must be even for positions='rotary'; choose another or positions='none'.")
+
+  padded = -(-n // window_size) * window_size if "visible_padding" in quirks else n
+  if unit_keys:
+    key = _unit(key).astype(key.dtype)
+  key = pad_tokens(key, padded)
+  if positions == "rotary":
+    shift = window_size * look_forward if "shifted_rotary" in quirks else 0
+    query, key = rotate(query, jnp.arange(n) + shift), rotate(key, jnp.arange(padded))
+  scores = similarity(query, key, kind="dot", scale=scale)  # [b h n padded]
+  if unit_keys:
+    scores = jnp.where(jnp.eye(n, padded, dtype=bool)[None, None], _ITSELF, scores)
+  mask = masks.local_windows(
+    padded, window_size, backward=look_backward, forward=look_forward, exact=reach == "exact", causal=causal
+  )
+  scores = scores + masks.hidden_bias(mask[:n], scores.dtype)[None, None]
+  if bias is None:
+    return scores
+  bias = jnp.broadcast_to(bias, (*scores.shape[:-1], n))
+  return scores + jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, padded - n)))

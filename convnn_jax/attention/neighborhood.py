@@ -32,6 +32,7 @@ class NeighborhoodAttention(nn.Module):
     dilation: distance between seen tokens; window_size * dilation must fit.
     stride: so many queries in a row share a window.
     causal: True sees the last `window_size` tokens up to the query itself.
+    scale: factor of the scores; 0 = d ** -0.5.
     dropout_rate: after the output projection (there is none on the weights).
     qkv_bias, out_bias: biases on the projections.
     dtype: compute dtype; scores and softmax stay float32.
@@ -43,6 +44,7 @@ class NeighborhoodAttention(nn.Module):
   dilation: int = 1
   stride: int = 1
   causal: bool = False
+  scale: float = 0.0
   dropout_rate: float = 0.1
   qkv_bias: bool = False
   out_bias: bool = True
@@ -59,7 +61,7 @@ class NeighborhoodAttention(nn.Module):
       x
     )
     query, key, value = (project(name) for name in ("query", "key", "value"))
-    scores = similarity(query, key, kind="dot", scale=d**-0.5)
+    scores = similarity(query, key, kind="dot", scale=self.scale or d**-0.5)
     scores = scores + masks.hidden_bias(mask, scores.dtype)[None, None]
     if bias is not None:
       scores = scores + bias
@@ -76,5 +78,8 @@ class NeighborhoodAttention(nn.Module):
     if self.layout != "grid":
       raise unknown_name("layout", self.layout, LAYOUTS)
     if grid is None or grid.num_tokens != num_tokens:
-      raise UserError("neighborhood attention with layout='grid' needs a TokenGrid of its tokens.")
+      raise UserError(
+        f"neighborhood attention with layout='grid' needs the TokenGrid of its {num_tokens} tokens, not {grid}; use"
+        " layout='sequence' where there is none."
+      )
     return masks.with_prefix(np.kron(along(grid.rows), along(grid.columns)), grid.num_prefix)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from convnn_jax.attention.base import head_width
+from convnn_jax.errors import UserError
 from convnn_jax.layers.dense import merge_dense, split_dense
 from convnn_jax.layers.dropout import Dropout
 from convnn_jax.layers.norm import layer_norm
@@ -41,6 +42,8 @@ class ReAttention(nn.Module):
     """See Attention.__call__."""
     del grid
     c, h = x.shape[-1], self.num_heads
+    if h < 1 or self.head_dim < 0:
+      raise UserError(f"num_heads={h} must be at least 1 and head_dim={self.head_dim} at least 0.")
     d = self.head_dim or head_width(c, h)
     source = x if context is None else context
     project = lambda inputs, name: split_dense(

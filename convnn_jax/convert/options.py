@@ -15,6 +15,10 @@ NUMBER_OR_NULL, INTEGER_OR_NULL, FLAG_OR_NULL = (
 SIZES, OPTIONS = "three integers", "options by name"
 
 
+class NotOffered(UserError):
+  """A feature of a published module that is left out on purpose; the message says why."""
+
+
 class Conversion(NamedTuple):
   """How a published module is built here.
 

@@ -30,7 +30,7 @@ def strided(num_tokens: int, stride: int) -> np.ndarray:
     UserError: stride below 1.
   """
   if stride < 1:
-    raise UserError(f"context={stride} must be at least 1.")
+    raise UserError(f"window={stride} must be at least 1.")
   i = np.arange(num_tokens)
   return (i[:, None] - i[None]) % stride == 0
 
@@ -42,7 +42,8 @@ def neighborhood(
 
   Source: Hassani et al., "Neighborhood Attention Transformer", section 3, one dimension. With a dilation s, the
   tokens of equal residue mod s are sequences of their own; with a stride t, the queries of a group of t share the
-  window of the group's middle member. Causal: the `window` keys up to the query itself.
+  window of the group's middle member. Causal: the last `window` keys up to the group's last member, but none behind
+  the query itself; with stride 1 exactly `window` keys.
 
   Raises:
     UserError: window * dilation exceeds the number of tokens.
@@ -59,10 +60,12 @@ def neighborhood(
     members = np.arange(residue, num_tokens, dilation)
     count = len(members)
     for position, token in enumerate(members):
-      leader = min(position // stride * stride + stride // 2, count - 1)
+      group = position // stride * stride
       if causal:
-        seen = members[max(leader - window + 1, 0) : leader + 1]
+        last = min(group + stride - 1, count - 1)
+        seen = members[max(last - window + 1, 0) : position + 1]
       else:
+        leader = min(group + stride // 2, count - 1)
         centre = int(np.clip(leader, left, count - 1 - right))
         seen = members[centre - left : centre + right + 1]
       mask[token, seen] = True

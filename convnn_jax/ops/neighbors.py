@@ -112,7 +112,9 @@ def keep_neighbors(scores: jax.Array, num_neighbors: int) -> jax.Array:
   Raises:
     UserError: k is not in [1, m].
   """
-  values, _ = select_neighbors(lax.stop_gradient(scores), num_neighbors)
+  floor = hidden_score(scores.dtype)  # as in the selection, so that exactly k are kept
+  scores = jnp.where(jnp.isnan(scores), floor, jnp.maximum(lax.stop_gradient(scores), floor))
+  values, _ = select_neighbors(scores, num_neighbors)
   smallest = values[..., -1:]
   above = scores > smallest
   equal = scores == smallest
