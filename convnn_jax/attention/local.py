@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from convnn_jax.attention.base import head_width
 from convnn_jax.attention.core import attend, no_context
 from convnn_jax.errors import UserError, unknown_name
 from convnn_jax.layers.dense import dense, merge_dense, split_dense
@@ -35,7 +36,7 @@ class LocalAttention(nn.Module):
 
   Attributes:
     num_heads: h.
-    head_dim: d, whatever the width is.
+    head_dim: d, whatever the width is; 0 = c / h.
     window_size: tokens of a window.
     look_backward, look_forward: windows seen before and after a token's own.
     reach: "exact" (at most window_size * look_... tokens away) or "windows" (all tokens of the windows).
@@ -72,11 +73,10 @@ class LocalAttention(nn.Module):
     """See Attention.__call__; has no `context`."""
     del grid
     no_context("local", context)
-    if self.num_heads < 1 or self.head_dim < 1:
-      raise UserError(f"num_heads={self.num_heads} and head_dim={self.head_dim} must be at least 1.")
     if self.qk_norm not in QK_NORMS:
       raise unknown_name("qk_norm", self.qk_norm, QK_NORMS)
-    c, h, d = x.shape[-1], self.num_heads, self.head_dim
+    c, h = x.shape[-1], self.num_heads
+    d = head_width(c, h, self.head_dim)
     if self.prenorm:
       x = layer_norm("norm", self.dtype)(x)
     project = lambda name: split_dense(h, d, c, bias=False, name=name, dtype=self.dtype)(x)
@@ -108,7 +108,7 @@ class LocalAttention(nn.Module):
 
   def _scaled(self, heads, name):
     """Unit vectors times a learned scale per channel."""
-    scale = self.param(name, nn.initializers.ones, (self.head_dim,), jnp.float32)
+    scale = self.param(name, nn.initializers.ones, (heads.shape[-1],), jnp.float32)
     return (_unit(heads) * scale[None, None, None]).astype(heads.dtype)
 
 

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from convnn_jax.attention.base import head_width
-from convnn_jax.errors import UserError
 from convnn_jax.layers.dense import merge_dense, split_dense
 from convnn_jax.layers.dropout import Dropout
 from convnn_jax.layers.norm import layer_norm
@@ -22,7 +21,7 @@ class ReAttention(nn.Module):
   """x [b n c] -> [b n c].
 
   Attributes:
-    num_heads: h.
+    num_heads: h; must divide c unless head_dim is given.
     head_dim: d; 0 = c / h.
     dropout_rate: on the attention weights, before heads are mixed.
     qkv_bias: biases on the query, key and value projections.
@@ -42,9 +41,7 @@ class ReAttention(nn.Module):
     """See Attention.__call__."""
     del grid
     c, h = x.shape[-1], self.num_heads
-    if h < 1 or self.head_dim < 0:
-      raise UserError(f"num_heads={h} must be at least 1 and head_dim={self.head_dim} at least 0.")
-    d = self.head_dim or head_width(c, h)
+    d = head_width(c, h, self.head_dim)
     source = x if context is None else context
     project = lambda inputs, name: split_dense(
       h, d, inputs.shape[-1], bias=self.qkv_bias, name=name, dtype=self.dtype

@@ -43,7 +43,7 @@ class SoftmaxAttention(nn.Module):
     """See Attention.__call__."""
     del grid
     c = x.shape[-1]
-    d = self.head_dim or head_width(c, self.num_heads)
+    d = head_width(c, self.num_heads, self.head_dim)
     self._check(c, d)
     source = x if context is None else context
     project = lambda inputs, name: split_dense(
@@ -60,8 +60,6 @@ class SoftmaxAttention(nn.Module):
     return merge_dense(c, self.num_heads * d, bias=self.out_bias, name="out", dtype=self.dtype)(out)
 
   def _check(self, c, d):
-    if self.num_heads < 1 or d < 1:
-      raise UserError(f"num_heads={self.num_heads} and head_dim={d} must be at least 1.")
     if self.out_projection not in OUT_PROJECTIONS:
       raise unknown_name("out_projection", self.out_projection, OUT_PROJECTIONS)
     if self.out_projection == "none" and (self.num_heads * d != c or self.out_bias):
