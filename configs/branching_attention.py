@@ -3,8 +3,8 @@ r"""ConvNN on half of the channels and softmax attention on the other in ViT-Tin
     python train.py --config=configs/branching_attention.py           # CIFAR-10, 224/16, 150 epochs
     python train.py --config=configs/branching_attention.py:digits    # embedded data, about a minute on a laptop
 
-Published (CIFAR-10, best of 150 epochs): top-1 76.99 %. Source: the run lr_test/ViT-Tiny-
-CIFAR10_1e-4/BranchAttention_depthwise_K9_s42 of the published code.
+Published (CIFAR-10, best of 150 epochs): top-1 76.99 %. Source: the run
+lr_test/ViT-Tiny-CIFAR10_1e-4/BranchAttention_depthwise_K9_s42 of the published code.
 Measured here: not yet run.
 """
 

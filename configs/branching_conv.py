@@ -3,8 +3,8 @@ r"""ConvNN on half of the channels and a convolution on the other in ViT-Tiny, i
     python train.py --config=configs/branching_conv.py           # CIFAR-10, 224/16, 150 epochs
     python train.py --config=configs/branching_conv.py:digits    # embedded data, about a minute on a laptop
 
-Published with other settings only: 64.87 % (one head, cosine, standard convolution, 50 epochs, run Oct6-VIT-Tiny-
-Sanity).
+Published with other settings only: 64.87 % (one head, cosine, standard convolution, 50 epochs, run
+Oct6-VIT-Tiny-Sanity).
 Measured here: not yet run.
 """
 

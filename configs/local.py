@@ -3,8 +3,8 @@ r"""Local attention, windows of 128 tokens and 3 heads of 64 channels, in ViT-Ti
     python train.py --config=configs/local.py           # CIFAR-10, 224/16, 150 epochs
     python train.py --config=configs/local.py:digits    # embedded data, about a minute on a laptop
 
-Published (CIFAR-10, best of 150 epochs): top-1 74.51 %. Source: the run Baseline_Test/ViT-Tiny-
-CIFAR10/LocalAttention_NH3_s42 of the published comparison; quirks=() corrects it.
+Published (CIFAR-10, best of 150 epochs): top-1 74.51 %. Source: the run
+Baseline_Test/ViT-Tiny-CIFAR10/LocalAttention_NH3_s42 of the published comparison; quirks=() corrects it.
 Measured here: not yet run.
 """
 
