@@ -109,5 +109,19 @@ def _shrink(config: ConfigDict) -> None:
   config.log_every = 44  # an epoch
   config.model.update(width=64, depth=4, mlp_dim=128)
   config.optimizer.update(learning_rate=3e-3, schedule="cosine", warmup_epochs=5.0)
-  if config.model.attention.get("num_heads", 1) > 1:
-    config.model.attention.num_heads = 4  # the published 3 does not divide a width of 64
+  _shrink_attention(config.model.attention)
+
+
+def _shrink_attention(spec: ConfigDict) -> None:
+  """Fits a spec, and the specs inside it, to 17 tokens of width 64."""
+  if spec.get("num_heads", 1) > 1:
+    spec.num_heads = 4  # the published 3 does not divide a width of 64
+  smaller = dict(
+    head_dim=16, window_size=5, window=5
+  )  # windows wider than the image would be softmax attention
+  for field, value in smaller.items():
+    if spec.get(field, 0) > value:
+      spec[field] = value
+  for value in spec.values():
+    if isinstance(value, ConfigDict):
+      _shrink_attention(value)

@@ -9,6 +9,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from flax.core import FrozenDict
+
 from convnn_jax.errors import UserError, choose, unknown_name
 
 # Fields that a caller passes and no spec may set: Flax's own, the compute dtype, the data set's size.
@@ -61,4 +63,6 @@ def build(kind: str, table: Mapping[str, str], package: str, spec: Mapping, modu
   required = [n for n, f in known.items() if f.default is dataclasses.MISSING and n not in fields]
   if required:
     raise UserError(f"{kind.capitalize()} '{name}' needs a value for {', '.join(required)}.")
+  # Specs inside the spec are frozen, so that modules can be hashed: jax.jit takes them as static arguments.
+  fields = {field: FrozenDict(v) if isinstance(v, Mapping) else v for field, v in fields.items()}
   return cls(**fields, **fixed, name=module_name)

@@ -16,6 +16,6 @@ def _options():
   return options
 
 
-def fast_jit(function):
-  """jax.jit(function) with little optimisation. Tests of what the compiler makes use jax.jit itself."""
-  return jax.jit(function, compiler_options=_options())
+def fast_jit(function, **kwargs):
+  """jax.jit(function, **kwargs) with little optimisation. Tests of what the compiler makes use jax.jit itself."""
+  return jax.jit(function, compiler_options=_options(), **kwargs)

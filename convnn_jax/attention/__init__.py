@@ -8,8 +8,15 @@ from convnn_jax.attention.base import Attention, TokenGrid
 __all__ = ["ATTENTIONS", "Attention", "TokenGrid", "attention_class", "make_attention"]
 
 ATTENTIONS = {
+  "branching": "branching:BranchingAttention",
+  "conv1d": "conv1d:Conv1dAttention",
   "convnn": "convnn:ConvNNAttention",
+  "knn": "knn:KnnAttention",
+  "local": "local:LocalAttention",
+  "neighborhood": "neighborhood:NeighborhoodAttention",
+  "reattention": "reattention:ReAttention",
   "softmax": "softmax:SoftmaxAttention",
+  "sparse": "sparse:SparseAttention",
 }
 
 

@@ -53,8 +53,12 @@ class Attention(Protocol):
     """
 
 
-def head_width(width: int, num_heads: int) -> int:
-  """d = c / h; raises UserError unless it is a whole number."""
+def head_width(width: int, num_heads: int, head_dim: int = 0) -> int:
+  """d = head_dim, or c / h where that is 0; raises UserError unless it is a whole number."""
+  if head_dim and (num_heads < 1 or head_dim < 1):
+    raise UserError(f"num_heads={num_heads} and head_dim={head_dim} must be at least 1.")
+  if head_dim:
+    return head_dim
   if num_heads < 1 or width % num_heads:
     divisors = [h for h in range(1, min(width, 64) + 1) if width % h == 0]
     raise UserError(

@@ -26,6 +26,7 @@ from convnn_jax.attention.base import head_width, wants_weights
 from convnn_jax.errors import UserError, choose, unknown_name
 from convnn_jax.layers.dense import merge_dense, split_dense
 from convnn_jax.layers.dropout import Dropout
+from convnn_jax.layers.merge_heads import scramble_heads
 from convnn_jax.layers.neighbor_conv import NeighborConvolution
 from convnn_jax.ops import neighbors
 from convnn_jax.ops.candidates import random_candidates, spatial_candidates
@@ -128,7 +129,7 @@ class ConvNNAttention(nn.Module):
     )(jnp.swapaxes(value, 1, 2), index, weights)  # [b h n d]
     out = Dropout(self.dropout_rate)(out, deterministic=not train)
     if "scrambled_heads" in self.quirks:
-      out = jnp.swapaxes(out.reshape(*out.shape[:2], d, n), 2, 3)
+      out = scramble_heads(out)
     return merge_dense(c, c, bias=self.out_bias, name="out", dtype=self.dtype)(jnp.swapaxes(out, 1, 2))
 
   def _check(self, context):

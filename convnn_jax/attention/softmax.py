@@ -7,30 +7,35 @@ published ConvNN code.
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
 from convnn_jax.attention.base import head_width
+from convnn_jax.attention.core import attend
+from convnn_jax.errors import UserError, unknown_name
 from convnn_jax.layers.dense import merge_dense, split_dense
-from convnn_jax.layers.dropout import Dropout
 from convnn_jax.ops.similarity import similarity
+
+OUT_PROJECTIONS = ("linear", "none")
 
 
 class SoftmaxAttention(nn.Module):
   """softmax(q k^T / sqrt(d)) v, heads side by side, output projection: x [b n c] -> [b n c].
 
   Attributes:
-    num_heads: h; must divide c.
+    num_heads: h; must divide c unless head_dim is given.
+    head_dim: d; 0 = c / h.
     dropout_rate: on the attention weights.
     qkv_bias: biases on the query, key and value projections.
     out_bias: bias on the output projection.
+    out_projection: "linear", or "none" for heads side by side as they are (needs h d = c).
     dtype: compute dtype; scores and softmax stay float32.
   """
 
   num_heads: int = 3
+  head_dim: int = 0
   dropout_rate: float = 0.1
   qkv_bias: bool = False
   out_bias: bool = False
+  out_projection: str = "linear"
   dtype: Any = None
 
   @nn.compact
@@ -38,7 +43,8 @@ class SoftmaxAttention(nn.Module):
     """See Attention.__call__."""
     del grid
     c = x.shape[-1]
-    d = head_width(c, self.num_heads)
+    d = head_width(c, self.num_heads, self.head_dim)
+    self._check(c, d)
     source = x if context is None else context
     project = lambda inputs, name: split_dense(
       self.num_heads, d, inputs.shape[-1], bias=self.qkv_bias, name=name, dtype=self.dtype
@@ -48,9 +54,16 @@ class SoftmaxAttention(nn.Module):
     scores = similarity(query, key, kind="dot", scale=d**-0.5)  # [b h n m]
     if bias is not None:
       scores = scores + bias
-    weights = jax.nn.softmax(scores, axis=-1)
-    self.sow("intermediates", "attention_weights", weights)
+    out = attend(self, scores, value, train=train)
+    if self.out_projection == "none":
+      return out.reshape(x.shape)
+    return merge_dense(c, self.num_heads * d, bias=self.out_bias, name="out", dtype=self.dtype)(out)
 
-    weights = Dropout(self.dropout_rate)(weights.astype(value.dtype), deterministic=not train)
-    out = jnp.einsum("bhnm,bmhd->bnhd", weights, value)
-    return merge_dense(c, c, bias=self.out_bias, name="out", dtype=self.dtype)(out)
+  def _check(self, c, d):
+    if self.out_projection not in OUT_PROJECTIONS:
+      raise unknown_name("out_projection", self.out_projection, OUT_PROJECTIONS)
+    if self.out_projection == "none" and (self.num_heads * d != c or self.out_bias):
+      raise UserError(
+        f"out_projection='none' needs num_heads * head_dim = {self.num_heads} * {d} to be the width {c}, and"
+        " out_bias=False; use out_projection='linear'."
+      )

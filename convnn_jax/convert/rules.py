@@ -19,7 +19,8 @@ class Rule(NamedTuple):
   """One line of a table.
 
   Attributes:
-    source: name in the source; `{layer}` and other words in braces stand for any number.
+    source: name in the source; `{layer}` and other words in braces stand for any number. `qkv.weight[1/3]` is the
+      second third of the rows of `qkv.weight`, where one layer there is several here.
     target: our path, joined by "/", with the same words in braces.
     layout: key of LAYOUTS.
   """
@@ -65,6 +66,39 @@ _WORD = re.compile(r"\\{(\w+)\\}")
 
 def _matcher(pattern: str) -> re.Pattern:
   return re.compile(_WORD.sub(r"(?P<\1>\\d+)", re.escape(pattern)))
+
+
+_PART = re.compile(r"(.+)\[(\d+)/(\d+)\]")
+
+
+def _part(name: str) -> tuple[str, int, int]:
+  """ "qkv.weight[1/3]" -> ("qkv.weight", 1, 3); a whole array is part 0 of 1."""
+  match = _PART.fullmatch(name)
+  return (match[1], int(match[2]), int(match[3])) if match else (name, 0, 1)
+
+
+def _take_apart(state: Mapping[str, np.ndarray], rules: Sequence[Rule]):
+  """Yields (name, array) with the arrays of which rules name parts cut into those parts."""
+  parts = {base: (_matcher(base), count) for base, _, count in (_part(rule.source) for rule in rules)}
+  for name, array in state.items():
+    found = _find(name, parts.values())
+    count = found[0] if found else 1
+    if count == 1 or np.shape(array)[0] % count:
+      yield name, array
+    else:
+      yield from ((f"{name}[{i}/{count}]", part) for i, part in enumerate(np.split(array, count)))
+
+
+def _put_together(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The inverse of `_take_apart`."""
+  groups: dict[str, dict[int, np.ndarray]] = {}
+  for name, array in state.items():
+    base, index, _ = _part(name)
+    groups.setdefault(base, {})[index] = array
+  return {
+    base: parts[0] if len(parts) == 1 else np.concatenate([parts[i] for i in sorted(parts)])
+    for base, parts in groups.items()
+  }
 
 
 def _find(name: str, patterns: Iterable[tuple[re.Pattern, Any]]):
@@ -114,7 +148,7 @@ def to_flax(
   patterns = [(_matcher(rule.source), rule) for rule in rules]
   ignored = [(_matcher(name), None) for name in ignore]
   params, surplus, wrong = {}, [], []
-  for name, array in state.items():
+  for name, array in _take_apart(state, rules):
     if _find(name, ignored):
       continue
     found = _find(name, patterns)
@@ -147,7 +181,7 @@ def to_source(params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
     rule, words = found
     state[rule.source.format(**words)] = choose("layout", rule.layout, LAYOUTS).to_source(np.asarray(leaf))
   _report("parameters", {"not known to the source": unknown})
-  return state
+  return _put_together(state)
 
 
 def _convert(array, layout, shape):

@@ -106,6 +106,23 @@ def select_neighbors(scores: jax.Array, num_neighbors: int) -> tuple[jax.Array, 
   return _select(scores, num_neighbors)
 
 
+def keep_neighbors(scores: jax.Array, num_neighbors: int) -> jax.Array:
+  """Boolean [b h n m], True at the k largest scores of every row: exactly k, ties to the lowest index.
+
+  Raises:
+    UserError: k is not in [1, m].
+  """
+  floor = hidden_score(scores.dtype)  # as in the selection, so that exactly k are kept
+  scores = jnp.where(jnp.isnan(scores), floor, jnp.maximum(lax.stop_gradient(scores), floor))
+  values, _ = select_neighbors(scores, num_neighbors)
+  smallest = values[..., -1:]
+  above = scores > smallest
+  equal = scores == smallest
+  # Of those equal to the k-th value as many as are left, counted from the lowest index.
+  left = num_neighbors - jnp.sum(above, axis=-1, keepdims=True)
+  return above | (equal & (jnp.cumsum(equal, axis=-1) <= left))
+
+
 def _sum_to_one(values):
   total = jnp.sum(values, axis=-1, keepdims=True)
   # Sums of cosines may be 0 or negative; only an exact 0 has to be kept away from the division.

@@ -117,27 +117,37 @@ def _join_values(overrides: Sequence[str]) -> list[str]:
 
 
 def _exchange_members(config: dict, words: list[str]) -> dict:
-  """Handles overrides of model.name and model.attention.name: a new member with its own fields."""
-  for prefix, find in (("model", model_class), ("model.attention", attention_class)):
-    new = [w.split("=", 1)[1] for w in words if w.startswith(f"--config.{prefix}.name=")]
-    parent = config
-    for part in prefix.split(".")[:-1]:
-      parent = parent[part]
-    leaf = prefix.split(".")[-1]
-    if not new or not isinstance(parent.get(leaf), dict) or parent[leaf].get("name") == new[-1]:
+  """Handles overrides of model.name and of attentions' names at any depth: a new member with its own fields."""
+  for word in sorted((w for w in words if w.split("=", 1)[0].endswith(".name")), key=lambda w: w.count(".")):
+    path, new = word.removeprefix("--config.").split("=", 1)
+    *parents, leaf, _ = path.split(".")
+    here = config
+    for part in parents:
+      here = here.get(part, {}) if isinstance(here, dict) else {}
+    if path.split(".")[0] != "model" or not isinstance(here, dict) or not isinstance(here.get(leaf), dict):
       continue
-    fields = registry.spec_fields(find(new[-1]))
-    parent[leaf] = {k: v for k, v in parent[leaf].items() if k in fields} | {"name": new[-1]}
+    if here[leaf].get("name") == new:
+      continue
+    fields = registry.spec_fields(model_class(new) if leaf == "model" else attention_class(new))
+    here[leaf] = {k: v for k, v in here[leaf].items() if k in fields} | {"name": new}
   return config
 
 
 def complete(config: ConfigDict) -> None:
-  """Adds the defaults of the chosen model and attention, in place."""
+  """Adds the defaults of the chosen model and of its attentions, in place."""
   with config.unlocked():
     _fill(config.model, model_class(config.model.name), "model")
     attention = config.model.get("attention")
     if attention is not None:
-      _fill(attention, attention_class(attention.get("name", "")), "attention")
+      _complete_attention(attention)
+
+
+def _complete_attention(spec: ConfigDict) -> None:
+  """Specs inside the spec, such as the two of branching, are attentions, too."""
+  _fill(spec, attention_class(spec.get("name", "")), "attention")
+  for value in spec.values():
+    if isinstance(value, ConfigDict):
+      _complete_attention(value)
 
 
 def check_fields(config: ConfigDict) -> None:
@@ -184,6 +194,11 @@ def _fill(spec: ConfigDict, cls, kind: str) -> None:
   for field in spec:
     if field != "name" and field not in fields:
       raise unknown_name(f"field of {kind} '{spec.name}':", field, fields)
+  missing = [field for field in fields if field not in spec and field not in registry.defaults(cls)]
+  if missing:
+    raise UserError(
+      f"{kind.capitalize()} '{spec.name}' needs a value for {', '.join(missing)}; start from its config."
+    )
   for field, value in registry.defaults(cls).items():
     if field in spec:
       if value is not None:

@@ -7,25 +7,59 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fast_jit import fast_jit
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from convnn_jax.attention import ATTENTIONS, TokenGrid, attention_class, make_attention
 from convnn_jax.errors import UserError
 
-# The smallest legal spec of each variant, its parameters at width 24, and what the properties depend on.
-# ignores_order: tokens permuted in give tokens permuted out.
-
 
 @dataclasses.dataclass
 class Case:
+  """The smallest legal spec of a variant, and which properties it has; each exception is tested, too.
+
+  Attributes:
+    spec: fields besides the name.
+    num_params: at width 24.
+    ignores_order: tokens permuted in give tokens permuted out.
+    takes_bias, takes_context: False = refused by name.
+    heads_divide: the width that num_heads must divide; 0 = any number of heads.
+    part: the field that holds num_heads and dropout_rate, for specs inside the spec.
+  """
+
   spec: dict
   num_params: int
   ignores_order: bool = True
+  takes_bias: bool = True
+  takes_context: bool = True
+  heads_divide: int = 24
+  part: str = ""
+
+  def changed(self, **fields):
+    """The spec with other values of num_heads or dropout_rate."""
+    return {**self.spec, **({self.part: {**self.spec[self.part], **fields}} if self.part else fields)}
 
 
+# Along the sequence of tokens: order matters, and there is only one sequence.
+ALONG = dict(ignores_order=False, takes_context=False)
+CONVNN, SOFTMAX = dict(num_heads=3, num_neighbors=4), dict(num_heads=3)
 CASES = {
-  "convnn": Case(dict(num_heads=3, num_neighbors=4), 4 * 24 * 24 + 4 * 8),
-  "softmax": Case(dict(num_heads=3), 4 * 24 * 24),
+  "branching": Case(
+    dict(first=dict(name="convnn", **CONVNN), second=dict(name="softmax", **SOFTMAX)),
+    2 * (4 * 12 * 12) + 4 * 4 + (24 * 24 + 24),
+    heads_divide=12,
+    part="first",
+  ),
+  "conv1d": Case(
+    dict(num_heads=3, kernel_size=3), 2 * (24 * 24 + 24) + 3 * 8 * 8 + 8, takes_bias=False, **ALONG
+  ),
+  "convnn": Case(CONVNN, 4 * 24 * 24 + 4 * 8),
+  "knn": Case(dict(num_heads=3, num_neighbors=4), 4 * 24 * 24),
+  "local": Case(dict(num_heads=3, head_dim=8, window_size=4), 4 * 24 * 24, heads_divide=0, **ALONG),
+  "neighborhood": Case(dict(num_heads=3, window_size=3), 4 * 24 * 24 + 24, **ALONG),
+  "reattention": Case(dict(num_heads=3), 4 * 24 * 24 + 24 + 3 * 3 + 2 * 3),
+  "softmax": Case(SOFTMAX, 4 * 24 * 24),
+  "sparse": Case(dict(num_heads=3, pattern="local", window=4), 4 * 24 * 24, **ALONG),
 }
 ROWS, COLUMNS, WIDTH = 4, 4, 24
 GRID = TokenGrid(ROWS, COLUMNS, num_prefix=1)
@@ -35,16 +69,16 @@ def test_every_variant_is_listed():
   assert CASES.keys() == ATTENTIONS.keys()
 
 
-@pytest.fixture(params=sorted(ATTENTIONS), name="variant")
+@pytest.fixture(params=sorted(ATTENTIONS), name="variant", scope="module")
 def _variant(request):
   case = CASES[request.param]
   module = make_attention({"name": request.param, **case.spec})
   x = jax.random.normal(jax.random.key(1), (8, GRID.num_tokens, WIDTH))
-  variables = jax.jit(lambda k: module.init(k, x, train=False, grid=GRID))(jax.random.key(0))
+  variables = fast_jit(lambda k: module.init(k, x, train=False, grid=GRID))(jax.random.key(0))
   return case, module, variables, x
 
 
-@functools.partial(jax.jit, static_argnames=("module", "mutable"))
+@functools.partial(fast_jit, static_argnames=("module", "mutable"))
 def apply(module, variables, x, mutable=False, **kwargs):
   return module.apply(variables, x, train=False, grid=GRID, mutable=mutable, **kwargs)
 
@@ -90,8 +124,8 @@ def test_bfloat16_stays_close_and_parameters_stay_float32(variant):
 def test_gradients_are_finite(variant, kind):
   _, module, variables, x = variant
   x = {"random": x, "zeros": jnp.zeros_like(x), "duplicates": jnp.broadcast_to(x[:, :1], x.shape)}[kind]
-  value = lambda v, x: jnp.sum(jnp.sin(apply(module, v, x)))
-  grads = jax.jit(jax.grad(value, argnums=(0, 1)))(variables, x)
+  value = lambda v, x: jnp.sum(jnp.sin(module.apply(v, x, train=False, grid=GRID)))
+  grads = fast_jit(jax.grad(value, argnums=(0, 1)))(variables, x)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
   if kind == "random":  # every parameter takes part
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads[0]))
@@ -101,7 +135,7 @@ def test_eight_devices_equal_one(variant):
   _, module, variables, x = variant
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
   sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
-  value = lambda v, x: jnp.sum(jnp.sin(apply(module, v, x)))
+  value = lambda v, x: jnp.sum(jnp.sin(module.apply(v, x, train=False, grid=GRID)))
   one = jax.jit(jax.value_and_grad(value, argnums=(0, 1)))(variables, x)
   eight = jax.jit(jax.value_and_grad(value, argnums=(0, 1)))(variables, sharded)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4), one, eight)
@@ -109,7 +143,7 @@ def test_eight_devices_equal_one(variant):
 
 def test_training_draws_from_rngs_and_evaluation_does_not(variant):
   case, module, variables, x = variant
-  noisy = make_attention({"name": _name(module), **case.spec, "dropout_rate": 0.5})
+  noisy = make_attention({"name": _name(module), **case.changed(dropout_rate=0.5)})
   rngs = lambda seed: {"dropout": jax.random.key(seed), "candidates": jax.random.key(seed)}
   one, two = (noisy.apply(variables, x, train=True, grid=GRID, rngs=rngs(seed)) for seed in (1, 2))
   assert not np.allclose(one, two)
@@ -128,31 +162,49 @@ def test_attention_weights_are_sown_on_request(variant):
 
 
 def test_hidden_tokens_have_no_influence(variant):
-  _, module, variables, x = variant
+  case, module, variables, x = variant
   bias = jnp.zeros((1, 1, 1, GRID.num_tokens)).at[..., -1].set(-1e9)
+  if not case.takes_bias:
+    with pytest.raises(UserError, match=f"^{_name(module)} attention has no scores"):
+      apply(module, variables, x, bias=bias)
+    return
   changed = x.at[:, -1].add(3.0)
   before, after = (apply(module, variables, inputs, bias=bias) for inputs in (x, changed))
   np.testing.assert_allclose(before[:, :-1], after[:, :-1], atol=1e-5)
+  assert not np.allclose(before, apply(module, variables, x))
 
 
 def test_context_gives_keys_and_values(variant):
-  _, module, variables, x = variant
+  case, module, variables, x = variant
   context = jax.random.normal(jax.random.key(3), (8, 9, WIDTH))
+  if not case.takes_context:
+    with pytest.raises(UserError, match=f"^{_name(module)} attention relates positions of one sequence"):
+      apply(module, variables, x, context=context)
+    return
   assert apply(module, variables, x, context=context).shape == x.shape
   np.testing.assert_allclose(apply(module, variables, x, context=x), apply(module, variables, x), atol=1e-6)
 
 
 def test_unknown_field_is_refused(variant):
-  _, module, _, _ = variant
-  with pytest.raises(UserError, match="num_head.*Did you mean 'num_heads'"):
-    make_attention({"name": _name(module), "num_head": 3})
+  case, module, _, _ = variant
+  field = next(iter(case.spec))
+  with pytest.raises(UserError, match=f"'{field[:-1]}'. Did you mean '{field}'"):
+    make_attention({"name": _name(module), **case.spec, field[:-1]: 3})
 
 
-def test_heads_must_divide_the_width(variant):
+@pytest.mark.parametrize("heads", [0, 5])
+def test_heads_must_divide_the_width(variant, heads):
   case, module, _, x = variant
-  bad = make_attention({"name": _name(module), **case.spec, "num_heads": 5})
-  with pytest.raises(UserError, match="num_heads=5 must divide the width 24"):
-    bad.init(jax.random.key(0), x, train=False, grid=GRID)
+  bad = make_attention({"name": _name(module), **case.changed(num_heads=heads)})
+  init = lambda: jax.eval_shape(lambda k: bad.init(k, x, train=False, grid=GRID), jax.random.key(0))
+  if heads and not case.heads_divide:
+    init()
+    return
+  rule = (
+    f"must divide the width {case.heads_divide}" if case.heads_divide else "and head_dim=8 must be at least 1"
+  )
+  with pytest.raises(UserError, match=f"num_heads={heads} {rule}"):
+    init()
 
 
 def test_unknown_name_suggests_the_nearest():

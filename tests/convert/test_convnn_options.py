@@ -2,7 +2,8 @@
 
 import pytest
 
-from convnn_jax.convert.convnn import OPTIONS, TYPES, WORDS, conversion
+from convnn_jax.convert.convnn import conversion
+from convnn_jax.convert.convnn_words import PUBLISHED
 from convnn_jax.errors import UserError
 
 FINAL = dict(module="MultiHeadConvNNAttention", d_hidden=24, num_heads=1, K=5)
@@ -10,15 +11,20 @@ FIRST = dict(module="hist:MultiHeadConvNNAttention", d_hidden=24, num_heads=1, K
 
 
 def test_every_option_has_a_check():
-  assert set().union(*OPTIONS.values()) == WORDS.keys() | TYPES.keys()
+  assert set().union(*PUBLISHED.modules.values()) == PUBLISHED.words.keys() | PUBLISHED.types.keys()
 
 
 @pytest.mark.parametrize(
   ("options", "message"),
   [
     (dict(module="MultiHeadConvNNAtention"), "Did you mean 'MultiHeadConvNNAttention'"),
-    (dict(module="BranchingConv", K=3), "'BranchingConv' is not built yet"),
-    (dict(module="MultiHeadConv1dAttention"), "not built yet"),
+    (dict(module="BranchingConv", num_heads=1), "needs the option K"),
+    (
+      dict(module="BranchingConv(hist)", num_heads=1, K=3, convnn=dict(temprature=1)),
+      "Did you mean 'temperature'",
+    ),
+    (dict(module="BranchingAttention", num_heads=1, K=3, convnn=3), "must be options by name"),
+    (dict(module="MultiHeadConv1dAttention", num_heads=1, bias=False), "bias=False is not known"),
     (FINAL | dict(samplingtype="all"), "Did you mean 'sampling_type'"),
     (FINAL | dict(sampling_type="grid"), "sampling_type: 'grid'"),
     (FINAL | dict(v_out=6), "'v_out'"),
@@ -27,7 +33,7 @@ def test_every_option_has_a_check():
     (FINAL | dict(sampling_type="random"), "needs the option num_samples"),
     (FINAL | dict(softmax_topk_val=False, weighting="softmax_topk"), "contradict"),
     (dict(module="ViT", layer="Attn", num_heads=3), "layer: 'Attn'"),
-    (dict(module="ViT", layer="KvtAttention", num_heads=3), "'KvtAttention' is not built yet"),
+    (dict(module="ViT", layer="KvtAttention", num_heads=3), "needs the option K"),
     (dict(module="ViT", layer="Attention", img_size=[3, 32]), "three integers"),
   ],
 )
@@ -70,3 +76,18 @@ def test_unused_projections_are_declared():
   assert ignored("v") == {"W_q", "W_k"}
   assert ignored("none") == {"W_q", "W_k", "W_v"}
   assert conversion(FINAL).ignore == ()
+
+
+@pytest.mark.parametrize("ratio", [0, 0.0, 1, 1.0])
+def test_without_a_second_branch_the_published_mixing_layer_is_ignored(ratio):
+  branching = dict(module="BranchingConv", num_heads=1, K=3, branch_ratio=ratio)
+  made = conversion(branching)
+  assert {"pointwise_linear.weight", "pointwise_linear.bias"} <= set(made.ignore)
+  assert not any(rule.target.startswith("mix") for rule in made.rules)
+  assert conversion(branching | dict(branch_ratio=0.5)).ignore == ()
+
+
+def test_one_head_of_the_published_conv1d_is_scrambled():
+  made = conversion(dict(module="BranchingConv", num_heads=1, K=3, head_merge="upstream_scramble"))
+  assert made.spec["second"]["quirks"] == ("scrambled_heads",)
+  assert made.spec["first"]["quirks"] == ()

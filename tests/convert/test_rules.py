@@ -98,3 +98,18 @@ def test_a_grouped_convolution_is_not_read_as_a_depthwise_one():
 def test_parameters_without_a_rule_are_reported_on_the_way_back():
   with pytest.raises(UserError, match="not known to the source: block_0/key/kernel"):
     to_source({"block_0": {"key": {"kernel": np.zeros((2, 2))}}}, RULES)
+
+
+def test_parts_of_one_array_go_to_several_parameters_and_back():
+  rules = tuple(
+    Rule(f"b.{{i}}.kv.weight[{part}/2]", f"b_{{i}}/{name}", "linear") for part, name in enumerate("kv")
+  )
+  state = {"b.0.kv.weight": np.arange(24.0).reshape(6, 4), "b.1.kv.weight": np.ones((6, 4))}
+  target = {f"b_{i}": {name: np.zeros((4, 3)) for name in "kv"} for i in range(2)}
+  params = to_flax(state, rules, target)
+  np.testing.assert_array_equal(params["b_0"]["v"], state["b.0.kv.weight"][3:].T)
+  back = to_source(params, rules)
+  assert back.keys() == state.keys()
+  np.testing.assert_array_equal(back["b.0.kv.weight"], state["b.0.kv.weight"])
+  with pytest.raises(UserError, match=r"not known here: b\.0\.kv\.weight.*without a source: b_0/k"):
+    to_flax(state | {"b.0.kv.weight": np.zeros((5, 4))}, rules, target)

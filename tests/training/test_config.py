@@ -46,6 +46,27 @@ def test_another_attention_brings_its_own_fields():
   assert config_lib.load(f"{K9}:digits", later).model.attention.qkv_bias is True
 
 
+BRANCHING = "configs/branching_attention.py:digits"
+
+
+def test_specs_inside_a_spec_are_completed_and_overridden():
+  attention = config_lib.load(BRANCHING, ["--config.model.attention.first.num_neighbors=4"]).model.attention
+  assert attention.first.num_neighbors == 4
+  assert attention.first.temperature == 1.0  # a default that the config does not name
+  assert attention.second.qkv_bias is False
+
+
+def test_an_attention_inside_another_is_exchanged():
+  words = ["--config.model.attention.first.scale=0.5", "--config.model.attention.first.name=knn"]
+  attention = config_lib.load(BRANCHING, words).model.attention
+  assert attention.first.to_dict() == dict(
+    name="knn", num_heads=1, num_neighbors=9, scale=0.5, dropout_rate=0.1, qkv_bias=False, out_bias=False
+  )
+  assert attention.second.name == "softmax"
+  whole = config_lib.load(BRANCHING, ["--config.model.attention.name=softmax"]).model.attention
+  assert "first" not in whole
+
+
 @pytest.mark.parametrize(
   ("path", "overrides", "message"),
   [
@@ -62,6 +83,14 @@ def test_another_attention_brings_its_own_fields():
     (f"{K9}:digits", ["--confg.seed=3"], "Unknown argument '--confg.seed=3'"),
     (f"{K9}:digits", ["--config.model.attention.name=sotfmax"], "Did you mean 'softmax'"),
     (f"{K9}:digits", ["--config.model.attention.split_heads=maybe"], "wrong kind"),
+    (
+      f"{K9}:digits",
+      ["--config.model.attention.name=branching"],
+      "'branching' needs a value for first, second",
+    ),
+    (BRANCHING, ["--config.model.attention.first.name=knm"], "Did you mean 'knn'"),
+    (BRANCHING, ["--config.model.attention.first.k=3"], "Unknown field of config.model.attention.first: 'k'"),
+    (BRANCHING, ["--config.model.attention.first=knn"], "is a section"),
   ],
 )
 def test_mistakes_in_names_and_kinds(path, overrides, message):
