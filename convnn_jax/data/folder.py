@@ -72,11 +72,16 @@ def _list_split(directory, classes):
   for label, name in enumerate(classes):
     found = []
     if (directory / name).is_dir():  # a small test set may lack a class
-      found = [p for p in (directory / name).iterdir() if p.suffix.lower() in SUFFIXES]
+      entries = (directory / name).iterdir()
+      found = [p for p in entries if p.suffix.lower() in SUFFIXES and not p.is_dir()]
+      if gone := [p for p in found if not p.exists()]:
+        raise UserError(f"'{gone[0]}' is a link to a file that is not there. Remove it or put the file back.")
       if not found:
         raise UserError(
           f"'{directory / name}' holds no images ({', '.join(SUFFIXES)}). Add some or remove it."
         )
     paths += sorted(found)
     labels += [label] * len(found)
+  if not paths:
+    raise UserError(f"'{directory}' has no class folder with images. {LAYOUT}")
   return Files(tuple(paths), np.array(labels, np.int32))

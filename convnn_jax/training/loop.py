@@ -58,6 +58,8 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
       _print(["this run is complete", *report_lines.end(finished, folder)])
       return finished
     _print([f"going on after step {start} of {total}"] if start else [])
+    if finished and jax.process_index() == 0:  # of a run whose last checkpoint is gone or damaged
+      _print([f"an earlier result.json is kept as {workdir_lib.set_aside(folder / 'result.json').name}"])
 
     # 3. Steps. The step number alone decides data order, augmentation and dropout, so a resumed run ends bit
     #    for bit where the uninterrupted one ends (tests/test_commands.py).

@@ -133,6 +133,15 @@ def write_once(path: epath.Path, text: str) -> None:
     write_atomically(path, text)
 
 
+def set_aside(path: epath.Path) -> epath.Path:
+  """Renames a file that would be written again, so that nothing is lost; returns its new path."""
+  number = 1
+  while (new := path.parent / f"{path.stem}.previous-{number}{path.suffix}").exists():
+    number += 1
+  path.rename(new)
+  return new
+
+
 def read_result(workdir: epath.Path) -> dict | None:
   """Contents of result.json; None if the run has not come to its end."""
   path = workdir / "result.json"

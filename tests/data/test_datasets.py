@@ -1,5 +1,6 @@
 """Facts, opening, folders and what is said when a set cannot be opened."""
 
+import shutil
 import subprocess
 import sys
 
@@ -157,6 +158,11 @@ def test_folder_end_to_end(section, tmp_path, test_name):
     (lambda root: [p.unlink() for p in (root / "train/b").iterdir()], "holds no images"),
     (lambda root: (root / "test/b").rename(root / "test/bb"), "Did you mean 'b'"),
     (lambda root: (root / "train").rename(root / "Train"), "lacks a folder train/"),
+    (lambda root: [shutil.rmtree(p) for p in (root / "test").iterdir()], "no class folder with images"),
+    (
+      lambda root: (root / "train/a/gone.png").symlink_to(root / "nothing"),
+      "link to a file that is not there",
+    ),
   ],
 )
 def test_mistakes_in_a_folder(section, tmp_path, change, message):

@@ -56,3 +56,12 @@ def test_one_training_at_a_time(tmp_path):
     second.__enter__()
   with workdir.only_run_in(tmp_path):
     pass
+
+
+def test_files_that_would_be_written_again_are_set_aside(tmp_path):
+  for text in ("first", "second"):
+    (tmp_path / "result.json").write_text(text)
+    workdir.set_aside(tmp_path / "result.json")
+  assert not (tmp_path / "result.json").exists()
+  kept = sorted((path.name, path.read_text()) for path in tmp_path.iterdir())
+  assert kept == [("result.previous-1.json", "first"), ("result.previous-2.json", "second")]
