@@ -1,7 +1,7 @@
 """Dropout whose mask is a hash of the element's global index.
 
-Same call as `nn.Dropout`. The mask is one fused elementwise pass: it costs a tenth of drawing random bits
-by threefry on a CPU, nothing is stored for the backward pass (the mask is computed again), and it does not
+Same call as `nn.Dropout`. The mask is one fused elementwise pass: it draws no random bits
+by threefry, nothing is stored for the backward pass (the mask is computed again), and it does not
 depend on how the array is sharded.
 """
 
