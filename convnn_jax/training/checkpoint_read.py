@@ -115,5 +115,9 @@ def _drop_abandoned_reads():
 
   sys.unraisablehook = hook
   # Whatever the storage's words for it are: only orbax runs asyncio tasks here.
-  abandoned = ("Event loop is closed", "Task exception was never retrieved", "Task was destroyed but it is pending")
+  abandoned = (
+    "Event loop is closed",
+    "Task exception was never retrieved",
+    "Task was destroyed but it is pending",
+  )
   logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith(abandoned))
