@@ -109,6 +109,8 @@ PRESETS = {
   "folder": dict(name="folder", image_size=224, patch_size=16, augment=("flip",)),
 }
 
+_PLAIN = ("digits", "mnist")  # crops, flips and mixtures of digits are other digits, or none
+
 
 def with_data(config: ConfigDict, preset: str = "cifar10") -> ConfigDict:
   """Applies a data preset: a key of PRESETS, or "folder=PATH".
@@ -119,6 +121,9 @@ def with_data(config: ConfigDict, preset: str = "cifar10") -> ConfigDict:
   name, _, path = preset.partition("=")
   fields = dict(choose("data preset", name, PRESETS))
   config.model.patch_size = fields.pop("patch_size")
+  usual = fields.pop("augment", ())
+  if name in _PLAIN or not config.data.augment:  # a recipe's augmentation stays where the images bear it
+    config.data.augment = usual
   config.data.update(fields)
   config.data.data_dir = path
   if name == "digits":
@@ -133,6 +138,9 @@ def _shrink(config: ConfigDict) -> None:
   config.log_every = 44  # an epoch
   config.model.update(width=64, depth=4, mlp_dim=128)
   config.optimizer.update(learning_rate=3e-3, schedule="cosine", warmup_epochs=5.0)
+  # What a recipe says about its own rates and epochs does not fit.
+  config.optimizer.update(final_learning_rate=0.0, warmup_learning_rate=0.0, learning_rate_batch=0)
+  config.optimizer.update(cooldown_epochs=0.0, schedule_unit="step", warmup="linear", decay_from="warmup")
   _shrink_attention(config.model.attention)
 
 
