@@ -29,9 +29,8 @@ def mix(images, targets, key, *, mixup_alpha, cutmix_alpha, probability, switch_
     (images, targets).
   """
   apply_key, switch_key, share_key, box_key = jax.random.split(key, 4)
-  cut = jnp.asarray(not mixup_alpha)
-  if mixup_alpha and cutmix_alpha:
-    cut = jax.random.uniform(switch_key) < switch_probability
+  both = jnp.where(jnp.equal(mixup_alpha, 0), 1.0, switch_probability)
+  cut = jax.random.uniform(switch_key) < jnp.where(jnp.equal(cutmix_alpha, 0), 0.0, both)
   alpha = jnp.where(cut, cutmix_alpha, mixup_alpha)
   share = jax.random.beta(share_key, alpha, alpha)  # of the image itself
   applied = enabled & (jax.random.uniform(apply_key) < probability)

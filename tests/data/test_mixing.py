@@ -1,5 +1,7 @@
 """Mixup and CutMix: labels in the shares of the pixels."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from convnn_jax.data import mixing
 from tests.fast_jit import fast_jit
 
-B, SIZE = 8, 16
+B, SIZE = 8, 8
 USUAL = dict(mixup_alpha=0.8, cutmix_alpha=1.0, probability=1.0, switch_probability=0.5)
 
 
@@ -18,11 +20,17 @@ def batch():
   return jnp.broadcast_to(jnp.eye(B).reshape(B, 1, 1, B), (B, SIZE, SIZE, B)), jnp.eye(B)
 
 
-def many(steps=300, enabled=True, **changes):
-  """(images [steps b y x c], targets [steps b b]) of many batches."""
+@functools.cache
+def compiled():
+  """mix of 1000 batches with its numbers as arguments, so that it is compiled once."""
   images, targets = batch()
-  run = lambda key: mixing.mix(images, targets, key, **(USUAL | changes), enabled=enabled)
-  return jax.device_get(fast_jit(jax.vmap(run))(jax.random.split(jax.random.key(0), steps)))
+  run = lambda key, numbers, enabled: mixing.mix(images, targets, key, **numbers, enabled=enabled)
+  return fast_jit(jax.vmap(run, in_axes=(0, None, None)))
+
+
+def many(enabled=True, **changes):
+  """(images [1000 b y x c], targets [1000 b b]) of many batches."""
+  return jax.device_get(compiled()(jax.random.split(jax.random.key(0), 1000), USUAL | changes, enabled))
 
 
 def test_targets_are_the_shares_of_the_pixels_and_sum_to_one():
@@ -51,7 +59,7 @@ def test_cutmix_exchanges_one_box_and_mixup_none():
 )
 def test_shares_have_their_distribution(word, alpha):
   off = {"mixup_alpha": "cutmix_alpha", "cutmix_alpha": "mixup_alpha"}[word]
-  _, targets = many(2000, **{word: alpha, off: 0.0})
+  _, targets = many(**{word: alpha, off: 0.0})
   share = targets[:, 0, 0]
   assert share.min() >= 0
   assert share.max() <= 1
@@ -75,25 +83,25 @@ def test_the_box_leaves_its_share_unless_the_border_cuts_it():
 
 
 def test_probability_and_the_switch():
-  _, targets = many(400, probability=0.3)
+  _, targets = many(probability=0.3)
   mixed = (targets[:, 0, 0] < 1).mean()
-  assert abs(mixed - 0.3) < 5 * np.sqrt(0.21 / 400)
-  images, targets = many(3, enabled=False)
+  assert abs(mixed - 0.3) < 5 * np.sqrt(0.21 / 1000)
+  images, targets = many(enabled=False)
   np.testing.assert_array_equal(images, np.broadcast_to(batch()[0], images.shape))
   np.testing.assert_array_equal(targets, np.broadcast_to(np.eye(B), targets.shape))
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
-def test_devices_change_nothing_and_whole_pairs_need_no_communication(devices):
-  mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
-  sharding = NamedSharding(mesh, PartitionSpec("data"))
-  images, targets = batch()
-  run = fast_jit(lambda *arrays: mixing.mix(*arrays, jax.random.key(3), **USUAL, enabled=True))
-  one = run(images, targets)
-  spread = [jax.device_put(x, sharding) for x in (images, targets)]
-  for ours, theirs in zip(one, run(*spread), strict=True):
-    np.testing.assert_allclose(ours, theirs, atol=1e-6)
-  if B // devices % 2 == 0:
-    program = run.lower(*spread).compile().as_text()
-    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
-      assert collective not in program
+def test_devices_change_nothing_and_whole_pairs_need_no_communication():
+  run = jax.jit(lambda *arrays: mixing.mix(*arrays, jax.random.key(3), **USUAL, enabled=True))
+  results = {}
+  for devices in (1, 4, 8):  # of 8 rows: 4 devices hold whole pairs, 8 do not
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    arrays = [jax.device_put(x, NamedSharding(mesh, PartitionSpec("data"))) for x in batch()]
+    program = run.lower(*arrays).compile()
+    results[devices] = program(*arrays)
+    if devices == 4:
+      for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert collective not in program.as_text()
+  for devices in (4, 8):
+    for one, spread in zip(results[1], results[devices], strict=True):
+      np.testing.assert_allclose(one, spread, atol=1e-6)
