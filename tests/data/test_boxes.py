@@ -10,6 +10,8 @@ from convnn_jax.data import boxes
 from tests.data.test_pixel_ops import photographs
 from tests.fast_jit import fast_jit
 
+resized = fast_jit(boxes.resized_crop, static_argnums=2)
+
 
 def draw(shape, area, aspect, whole, b=4000):
   run = fast_jit(lambda key: boxes.random_boxes(key, b, shape, area, aspect, whole=whole))
@@ -64,13 +66,13 @@ def test_erasing(fill):
 
 
 @pytest.mark.parametrize("cubic", [False, True])
-@pytest.mark.parametrize("size", [12, 7, 24])
+@pytest.mark.parametrize("size", [7, 24])
 def test_resized_crops_are_pillows(size, cubic):
   images = photographs()
   corners = np.array([[0, 1, 5, 0, 3, 2], [0, 2, 0, 7, 1, 4]])
   sizes = np.array([[12, 9, 6, 5, 9, 10], [12, 7, 12, 5, 8, 3]])
   box = boxes.Boxes(*corners, *sizes)
-  got = boxes.resized_crop(images, box, size, jnp.full(6, cubic))
+  got = resized(images, box, size, jnp.full(6, cubic))
   method = Image.Resampling.BICUBIC if cubic else Image.Resampling.BILINEAR
   for image, ours, top, left, height, width in zip(images, np.asarray(got), *box, strict=True):
     cut = Image.fromarray(image[top : top + height, left : left + width])
@@ -82,4 +84,4 @@ def test_the_whole_box_at_its_own_size_is_the_image():
   images = photographs()
   whole = boxes.Boxes(*(jnp.full(6, v) for v in (0, 0, 12, 12)))
   for cubic in (False, True):
-    np.testing.assert_array_equal(boxes.resized_crop(images, whole, 12, jnp.full(6, cubic)), images)
+    np.testing.assert_array_equal(resized(images, whole, 12, jnp.full(6, cubic)), images)
