@@ -60,8 +60,8 @@ def get_config() -> ConfigDict:
         momentum=0.9,  # of sgd
         b1=0.9,  # of adam and adamw
         b2=0.999,
-        schedule="constant",  # constant, step, cosine, plateau (of the epoch's mean training loss), epoch_cosine
-        warmup_epochs=0.0,  # linear from 0; 1/W, ..., 1/2, 1 of the peak in the W epochs of epoch_cosine
+        schedule="constant",  # constant, step, cosine, plateau (of the epoch's mean training loss)
+        warmup_epochs=0.0,  # linear from 0
         final_learning_rate=0.0,  # where cosine ends
         decay_every=30.0,  # epochs between the steps of `step`; epochs without progress for `plateau`
         decay_factor=0.1,  # of `step` and `plateau`

@@ -1,7 +1,6 @@
 """config.optimizer -> an optax chain."""
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from convnn_jax.errors import UserError, choose, unknown_name
@@ -26,35 +25,8 @@ def _step(config, steps_per_epoch, decay_steps):
   return optax.exponential_decay(config.learning_rate, every, config.decay_factor, staircase=True)
 
 
-def epoch_cosine(epoch, learning_rate, num_epochs, warmup_epochs):
-  """The learning rate of an epoch (0-based, an array) in the first recipe of the compact transformers.
-
-  Set once per epoch. The warm-up over W epochs is a hyperbola, learning_rate times 1/W, 1/(W-1), ..., 1/2, 1, and not a
-  line; half a cosine follows, whose last epoch is above 0.
-  """
-  rising = learning_rate / jnp.maximum(warmup_epochs - epoch, 1)
-  done = (epoch - warmup_epochs) / max(num_epochs - warmup_epochs, 1)
-  falling = learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * done))
-  return jnp.where(epoch < warmup_epochs, rising, falling)
-
-
-def _by_epoch(config, steps_per_epoch, num_steps):
-  if config.warmup_epochs != round(config.warmup_epochs):
-    raise UserError(
-      f"optimizer.warmup_epochs={config.warmup_epochs} must be a whole number with schedule='epoch_cosine'."
-    )
-  num_epochs, warmup = num_steps // steps_per_epoch, round(config.warmup_epochs)
-  return lambda step: epoch_cosine(step // steps_per_epoch, config.learning_rate, num_epochs, warmup)
-
-
 # `plateau` keeps the rate constant here; make_optimizer adds the part that watches the loss.
-SCHEDULES = {
-  "constant": _constant,
-  "cosine": _cosine,
-  "epoch_cosine": _by_epoch,  # with a warm-up of its own
-  "step": _step,
-  "plateau": _constant,
-}
+SCHEDULES = {"constant": _constant, "cosine": _cosine, "step": _step, "plateau": _constant}
 
 
 def make_schedule(config, steps_per_epoch: int, num_steps: int):
@@ -75,8 +47,6 @@ def make_schedule(config, steps_per_epoch: int, num_steps: int):
       f"optimizer.warmup_epochs={config.warmup_epochs} is {warmup} steps, but the whole run has {num_steps}; set"
       " --config.optimizer.warmup_epochs=0 or a larger --config.num_epochs."
     )
-  if config.schedule == "epoch_cosine":
-    return schedule(config, steps_per_epoch, num_steps)
   main = schedule(config, steps_per_epoch, num_steps - warmup)
   if not warmup:
     return main
