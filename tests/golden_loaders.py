@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from configs import base
 from convnn_jax.attention import make_attention
 from convnn_jax.attention.local import local_scores, pad_tokens
 from convnn_jax.convert import convnn, sot_cct, zoo
@@ -23,7 +24,7 @@ from convnn_jax.models.cct import CompactBlock
 from convnn_jax.models.encoder import EncoderBlock
 from convnn_jax.ops.masks import hidden_bias
 from convnn_jax.ops.self_transport import self_transport
-from convnn_jax.training.optimizer import epoch_cosine
+from convnn_jax.training.schedule import make_schedule
 
 
 class Loaded(NamedTuple):
@@ -120,11 +121,18 @@ def load_sot_cct(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
   run = {
     "transport": lambda spec: lambda params, *inputs: _transport(inputs, spec),
     "resize": lambda spec: lambda params, table: resize_positions(table[0], **spec)[None],
-    "schedule": lambda spec: lambda params: epoch_cosine(jnp.arange(spec["num_epochs"], dtype=float), **spec),
+    "schedule": lambda spec: lambda params: _learning_rates(**spec),
   }
   if made.kind in run:
     return Loaded(run[made.kind](made.spec), {}, made.rules)
   return _load_module(made, config, arrays)
+
+
+def _learning_rates(num_epochs, optimizer):
+  """One for each epoch: [num_epochs]."""
+  config = base.get_config().optimizer
+  config.update(optimizer)
+  return make_schedule(config, 1, num_epochs)(jnp.arange(num_epochs))
 
 
 def _transport(inputs, spec):

@@ -23,7 +23,7 @@ def conversion(options: Mapping[str, Any]) -> Conversion:
   Returns:
     Besides the usual kinds: "transport" (fields of self_transport), "tokenizer" (of ConvTokenizer), "pooling" (of
     SequencePooling), "compact_block" (of CompactBlock), "resize" (arguments of resize_positions) and "schedule"
-    (arguments of epoch_cosine).
+    (num_epochs, and under "optimizer" fields of config.optimizer).
 
   Raises:
     UserError: unknown module, option or value.
@@ -197,12 +197,14 @@ def _resize(options) -> Conversion:
 
 
 def _schedule(options) -> Conversion:
-  arguments = dict(
+  optimizer = dict(
     learning_rate=required(options, "lr"),
-    num_epochs=required(options, "epochs"),
+    schedule="cosine",
+    schedule_unit="epoch",
+    warmup="hyperbolic",
     warmup_epochs=required(options, "warmup"),
   )
-  return Conversion("schedule", arguments, ())
+  return Conversion("schedule", dict(num_epochs=required(options, "epochs"), optimizer=optimizer), ())
 
 
 _MODULES = {

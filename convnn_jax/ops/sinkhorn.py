@@ -151,8 +151,8 @@ def _implicit(solve):
     by_rows, by_columns = jax.nn.softmax(log_plan, axis=-1), jax.nn.softmax(log_plan, axis=-2)
     product = functools.partial(jnp.einsum, precision="highest")
     m = kernel.shape[-1]
-    matrix = jnp.eye(m, dtype=kernel.dtype) + 1 / m
-    matrix = matrix - product("...nm,...nk->...mk", by_rows, by_columns)
+    overlap = product("...nm,...nk->...mk", by_rows, by_columns)
+    matrix = jnp.broadcast_to(jnp.eye(m, dtype=kernel.dtype) + 1 / m, overlap.shape) - overlap
     right = for_g - product("...nm,...n->...m", by_rows, for_f)
     on_columns = jnp.linalg.solve(matrix, right[..., None])[..., 0]
     on_rows = for_f - product("...nm,...m->...n", by_columns, on_columns)
