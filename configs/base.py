@@ -112,15 +112,24 @@ PRESETS = {
 _PLAIN = ("digits", "mnist")  # crops, flips and mixtures of digits are other digits, or none
 
 
-def with_data(config: ConfigDict, preset: str = "cifar10") -> ConfigDict:
+def with_data(config: ConfigDict, preset: str = "cifar10", image_size: int = 0) -> ConfigDict:
   """Applies a data preset: a key of PRESETS, or "folder=PATH".
+
+  Args:
+    config: changed in place.
+    preset: the data set.
+    image_size: pixels that the model is made for; it then keeps its own patches on data sets that are resized. 0 = 224.
 
   Raises:
     UserError: unknown preset.
   """
   name, _, path = preset.partition("=")
   fields = dict(choose("data preset", name, PRESETS))
-  config.model.patch_size = fields.pop("patch_size")
+  patch_size = fields.pop("patch_size")
+  if image_size and fields["image_size"] == 224:
+    fields["image_size"] = image_size
+  else:
+    config.model.patch_size = patch_size
   usual = fields.pop("augment", ())
   if name in _PLAIN or not config.data.augment:  # a recipe's augmentation stays where the images bear it
     config.data.augment = usual
@@ -136,7 +145,9 @@ def _shrink(config: ConfigDict) -> None:
   config.eval_batch_size = 360
   config.num_epochs = 25
   config.log_every = 44  # an epoch
-  config.model.update(width=64, depth=4, mlp_dim=128)
+  config.model.update(width=64, depth=min(config.model.depth, 4), mlp_dim=128)
+  if "num_convolutions" in config.model:
+    config.model.update(kernel_size=3, num_convolutions=1)  # 4 x 4 tokens
   config.optimizer.update(learning_rate=3e-3, schedule="cosine", warmup_epochs=5.0)
   # What a recipe says about its own rates and epochs does not fit.
   config.optimizer.update(final_learning_rate=0.0, warmup_learning_rate=0.0, learning_rate_batch=0)
@@ -145,7 +156,7 @@ def _shrink(config: ConfigDict) -> None:
 
 
 def _shrink_attention(spec: ConfigDict) -> None:
-  """Fits a spec, and the specs inside it, to 17 tokens of width 64."""
+  """Fits a spec, and the specs inside it, to 16 or 17 tokens of width 64."""
   if spec.get("num_heads", 1) > 1:
     spec.num_heads = 4  # the published 3 does not divide a width of 64
   # Wider windows would be softmax attention; in a narrower band the class token would never hear of the last rows.
