@@ -193,15 +193,23 @@ def test_words_of_decay():
     "query": {"kernel": np.zeros((2, 1, 2)), "bias": np.zeros((1, 2))},
     "norm": {"scale": np.zeros(2)},
     "relative_position_weight_table": np.zeros((9, 1)),
+    "attention": {
+      "relative_bias_table": np.zeros((9, 1)),
+      "rel_pos_weight_mlp": {"kernel": np.zeros((2, 4))},
+    },
     "cpb_mlp": {"hidden": {"kernel": np.zeros((2, 4))}},
   }
   leaves = lambda word: jax.tree_util.tree_leaves_with_path(decay_mask(word, params))
   decaying = {word: {jax.tree_util.keystr(path) for path, on in leaves(word) if on} for word in DECAYS}
-  kernels = {"['query']['kernel']", "['cpb_mlp']['hidden']['kernel']"}
+  kernels = {
+    "['query']['kernel']",
+    "['cpb_mlp']['hidden']['kernel']",
+    "['attention']['rel_pos_weight_mlp']['kernel']",
+  }
   free = {"['position_embedding']['table']", "['class_token']", "['relative_position_weight_table']"}
-  assert len(decaying["all"]) == 7
+  assert len(decaying["all"]) == 9
   assert decaying["kernels"] == kernels
-  assert decaying["matrices"] == kernels | free
+  assert decaying["matrices"] == kernels | free | {"['attention']['relative_bias_table']"}
   assert decaying["swin"] == {"['query']['kernel']", "['class_token']", "['relative_position_weight_table']"}
 
 
