@@ -1,8 +1,8 @@
 """Operations of AutoAugment and RandAugment on uint8 images, as Pillow computes them.
 
 Each row of a batch gets an operation of its own. All are computed and one is kept, which is what vector hardware
-wants; the geometric ones share one warp, the enhancing ones one blend. Differences from Pillow: one grey level where
-it truncates a float64 that lies within 0.001 of a whole number (autocontrast, interpolated warps).
+wants; the geometric ones share one warp, the enhancing ones one blend. Where Pillow truncates a float that lies within
+rounding of a whole number (autocontrast, enhancing, interpolated warps), the result may differ by one grey level.
 """
 
 import jax
@@ -75,7 +75,7 @@ def equalize(pixels):
 
 
 def posterize(pixels, bits):
-  """Keeps the highest `bits` bits: int32 [b y x c], [b 1 1 1]."""
+  """Keeps the highest `bits` bits; 0 makes black, which newer Pillow refuses: int32 [b y x c], [b 1 1 1]."""
   return pixels & (256 - (1 << (8 - bits.astype(jnp.int32))))
 
 
