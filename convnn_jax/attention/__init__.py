@@ -17,6 +17,8 @@ ATTENTIONS = {
   "reattention": "reattention:ReAttention",
   "softmax": "softmax:SoftmaxAttention",
   "sparse": "sparse:SparseAttention",
+  "spatial_mlp": "spatial_mlp:SpatialMlp",
+  "window": "window:WindowAttention",
 }
 
 

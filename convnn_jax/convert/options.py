@@ -13,6 +13,7 @@ NUMBER_OR_NULL, INTEGER_OR_NULL, FLAG_OR_NULL = (
   "true, false or null",
 )
 SIZES, OPTIONS = "three integers", "options by name"
+SIDES, INTEGERS, INTEGER_OR_LIST = "an integer or two", "a list of integers", "an integer or a list of them"
 
 
 class NotOffered(UserError):
@@ -24,7 +25,8 @@ class Conversion(NamedTuple):
 
   Attributes:
     kind: "attention" (for make_attention), "normed_attention" (a LayerNorm `norm` in front of `attention`), "block"
-      (fields of EncoderBlock), "model" (for make_model) or "scores" (fields of local_scores, no parameters).
+      (fields of EncoderBlock), "swin_block" (of SwinBlock), "merging" (of PatchMerging), "model" (for make_model), or
+      without parameters "scores" (fields of local_scores), "resize" (of resize_table).
     spec: the spec or fields.
     rules: its parameters.
     ignore: names in its state dict without a counterpart: constants and weights that it never uses.
@@ -82,6 +84,9 @@ def _has_type(value, wanted):
     return isinstance(value, bool)
   if wanted == SIZES:
     return isinstance(value, Sequence) and len(value) == 3 and all(_has_type(v, INTEGER) for v in value)
+  if wanted == INTEGERS or (wanted in (SIDES, INTEGER_OR_LIST) and not integer):
+    integers = isinstance(value, Sequence) and all(_has_type(v, INTEGER) for v in value)
+    return integers and (wanted != SIDES or len(value) == 2)
   if wanted == OPTIONS:
     return isinstance(value, Mapping)
   return integer or (isinstance(value, float) and wanted in (NUMBER, NUMBER_OR_NULL))
