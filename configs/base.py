@@ -79,22 +79,31 @@ PRESETS = {
   "cifar10": dict(name="cifar10", image_size=224, patch_size=16),
   "cifar100": dict(name="cifar100", image_size=224, patch_size=16),
   "imagenet": dict(name="imagenet", image_size=224, patch_size=16, augment=("flip",)),
-  "mnist": dict(name="mnist", image_size=28, patch_size=4),
+  "mnist": dict(name="mnist", image_size=28, patch_size=4, augment=()),
   "fashion_mnist": dict(name="fashion_mnist", image_size=28, patch_size=4, augment=("flip",)),
-  "digits": dict(name="digits", image_size=8, patch_size=2),
+  "digits": dict(name="digits", image_size=8, patch_size=2, augment=()),
   "folder": dict(name="folder", image_size=224, patch_size=16, augment=("flip",)),
 }
 
 
-def with_data(config: ConfigDict, preset: str = "cifar10") -> ConfigDict:
-  """Applies a data preset: a key of PRESETS, or "folder=PATH".
+def with_data(config: ConfigDict, preset: str = "cifar10", sizes: str = "preset") -> ConfigDict:
+  """Applies a data preset.
+
+  Args:
+    config: is changed.
+    preset: a key of PRESETS, or "folder=PATH".
+    sizes: where data.image_size and model.patch_size come from: "preset", or "model" keeps those of the config, for
+      models made for one size of image (all but digits).
 
   Raises:
     UserError: unknown preset.
   """
   name, _, path = preset.partition("=")
   fields = dict(choose("data preset", name, PRESETS))
-  config.model.patch_size = fields.pop("patch_size")
+  if sizes == "model" and name != "digits":
+    del fields["image_size"], fields["patch_size"]
+  else:
+    config.model.patch_size = fields.pop("patch_size")
   config.data.update(fields)
   config.data.data_dir = path
   if name == "digits":
@@ -107,9 +116,29 @@ def _shrink(config: ConfigDict) -> None:
   config.eval_batch_size = 360
   config.num_epochs = 25
   config.log_every = 44  # an epoch
-  config.model.update(width=64, depth=4, mlp_dim=128)
   config.optimizer.update(learning_rate=3e-3, schedule="cosine", warmup_epochs=5.0)
-  _shrink_attention(config.model.attention)
+  if "depths" in config.model:
+    _shrink_stages(config.model)
+  else:
+    config.model.update(width=64, depth=4, mlp_dim=128)
+    _shrink_attention(config.model.attention)
+
+
+def _shrink_stages(model: ConfigDict) -> None:
+  """Two stages, on 8 x 8 tokens in shifted windows and on 4 x 4 in one."""
+  stages = len(model.depths)
+
+  def cut(spec: ConfigDict) -> None:
+    for field, value in spec.items():
+      if isinstance(value, ConfigDict):
+        cut(value)
+      elif field == "num_heads":
+        spec[field] = (2, 4)
+      elif isinstance(value, tuple) and len(value) == stages:  # a value per stage
+        spec[field] = value[:2]
+
+  cut(model.attention)
+  model.update(patch_size=1, width=32, depths=(2, 2), window_size=(4, 4), mlp_ratio=2.0)
 
 
 def _shrink_attention(spec: ConfigDict) -> None:

@@ -10,7 +10,9 @@ from convnn_jax.training import config as config_lib
 from convnn_jax.training.assemble import assemble
 
 ROOT = pathlib.Path(__file__).parents[1]
-CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "base"))
+CONFIGS = sorted(
+  p.name for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "base", "recipes")
+)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

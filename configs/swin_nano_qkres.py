@@ -1,0 +1,19 @@
+r"""Swin for small images whose queries and keys keep their tokens as a residual.
+
+    python train.py --config=configs/swin_nano_qkres.py          # CIFAR-10 at 32 pixels, patch 2, window 4
+    python train.py --config=configs/swin_nano_qkres.py:fashion_mnist
+    python train.py --config=configs/swin_nano_qkres.py:digits   # embedded data, about a minute on a laptop
+
+Measured: not yet run.
+"""
+
+from configs import base, recipes
+from convnn_jax.models.presets import preset
+
+
+def get_config(data="cifar10"):
+  config = base.get_config()
+  sizes = preset("swin_nano_qkres")
+  config.data.image_size, config.model = sizes["image_size"], sizes["model"]
+  recipes.swin_small_images(config)
+  return base.with_data(config, data, sizes="model")
