@@ -36,14 +36,36 @@ NUM_PARAMS = {
   "reattention.py": 5_479_306 + 12 * (192 + 9 + 6),
   "sparse.py": 5_479_306,
   "vit_softmax.py": 5_479_306,
+  # 1000 classes
+  "swin_t.py": 28_288_354,
+  "swin_t_qkres.py": 28_288_354,
+  "swin_t_qkres_rpw.py": 28_311_676,
+  "swin_t_qkres_rpw_premlp.py": 28_386_076,
+  "swinv2_t.py": 28_347_154,
+  "swinv2_t_qkres_rpw.py": 28_436_242,
+  "swinv2_t_qkres_rpw_premlp.py": 34_713_202,
+  "swin_mlp_t.py": 20_386_632,
+  # 10 classes; our sizes
+  "swin_nano.py": 3_048_694,
+  "swin_nano_qkres.py": 3_048_694,
+  "swin_nano_qkres_rpw.py": 3_048_694 + 49 * (2 * 2 + 2 * 4 + 6 * 8),
+  "swin_nano_qkres_rpw_premlp.py": 3_070_402,
+  "swinv2_nano.py": 3_089_878,
+  "swin_mlp_nano.py": 2_079_418,
+  # 9 taps in place of tables, and no biases on query, key, value and out.
+  "swin_nano_convnn.py": 3_048_694 + 9 * (2 + 2 + 6) * 24 - 49 * 60 - 4 * (2 * 48 + 2 * 96 + 6 * 192),
 }
+# Pixels, where it is not 224.
+IMAGE_SIZES = {name: 256 if "_t" in name else 32 for name in NUM_PARAMS if "swinv2" in name or "nano" in name}
+IMAGE_SIZES["swin_mlp_t.py"] = 256
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_builds_as_published(name):
-  """ViT-Tiny on CIFAR-10 at 224; shapes only."""
+  """On the data it is made for; shapes only."""
   pieces = assemble(config_lib.load(f"configs/{name}"))
-  assert pieces.info.image_shape == (224, 224, 3)
+  side = IMAGE_SIZES.get(name, 224)
+  assert pieces.info.image_shape == (side, side, 3)
   assert pieces.num_params == NUM_PARAMS[name]
 
 
