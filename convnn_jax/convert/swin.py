@@ -92,12 +92,7 @@ def _model(flavour, options) -> Conversion:
     shift=flavour.shift,
     drop_path_rate=options.get("drop_path_rate", 0.1),
   )
-  blocks = layers.prefixed(
-    "layers.{stage}.blocks.{block}.", "stage_{stage}/block_{block}/", block_rules(flavour)
-  )
-  return Conversion(
-    "model", spec, (*_frame_rules(), *blocks), _block_constants("layers.{stage}.blocks.{block}.")
-  )
+  return Conversion("model", spec, model_rules(flavour), MODEL_CONSTANTS)
 
 
 def attention_rules(flavour) -> tuple[Rule, ...]:
@@ -130,9 +125,10 @@ def block_rules(flavour) -> tuple[Rule, ...]:
   )
 
 
-def _frame_rules() -> tuple[Rule, ...]:
-  """The parameters around the blocks."""
+def model_rules(flavour) -> tuple[Rule, ...]:
+  """The parameters of a model."""
   return (
+    *layers.prefixed("layers.{stage}.blocks.{block}.", "stage_{stage}/block_{block}/", block_rules(flavour)),
     Rule("patch_embed.proj.weight", "patch_embedding/projection/kernel", "conv2d"),
     Rule("patch_embed.proj.bias", "patch_embedding/projection/bias"),
     *layers.norm("patch_embed.norm", "patch_embedding/norm"),
@@ -173,3 +169,6 @@ def _attention_constants(prefix) -> tuple[str, ...]:
 
 def _block_constants(prefix) -> tuple[str, ...]:
   return (f"{prefix}attn_mask", *_attention_constants(f"{prefix}attn."))
+
+
+MODEL_CONSTANTS = _block_constants("layers.{stage}.blocks.{block}.")
