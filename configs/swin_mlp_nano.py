@@ -15,5 +15,6 @@ def get_config(data="cifar10"):
   config = base.get_config()
   sizes = preset("swin_mlp_nano")
   config.data.image_size, config.model = sizes["image_size"], sizes["model"]
-  recipes.swin_small_images(config)
+  recipes.swin_imagenet(config, crop="crop")
+  config.batch_size = 256
   return base.with_data(config, data, sizes="model")

@@ -15,5 +15,6 @@ def get_config(data="cifar10"):
   sizes = preset("swin_nano")
   config.data.image_size, config.model = sizes["image_size"], sizes["model"]
   config.model.attention = dict(name="convnn", num_heads=(2, 4, 8), num_neighbors=9, dropout_rate=0.0)
-  recipes.swin_small_images(config)
+  recipes.swin_imagenet(config, crop="crop")
+  config.batch_size = 256
   return base.with_data(config, data, sizes="model")

@@ -1,9 +1,10 @@
-"""What the dense attentions share: scores to result."""
+"""What the dense attentions share: tokens to queries, keys and values; scores to result."""
 
 import jax
 import jax.numpy as jnp
 
 from convnn_jax.errors import UserError
+from convnn_jax.layers.dense import split_dense
 from convnn_jax.layers.dropout import Dropout
 
 
@@ -25,6 +26,24 @@ def attend(module, scores, value, *, train: bool, dropout_rate: float | None = N
   rate = module.dropout_rate if dropout_rate is None else dropout_rate
   weights = Dropout(rate)(weights.astype(value.dtype), deterministic=not train)
   return jnp.einsum("bhnm,bmhd->bnhd", weights, value)
+
+
+def project_qkv(module, x, source, head_dim: int, *, bias: bool):
+  """Query of x [b n c], key and value of source [b m c]: three of [b . h d].
+
+  Args:
+    module: the attention, a linen module in a compact call; its `num_heads` and `dtype` count.
+    x: tokens that ask.
+    source: tokens that answer: x itself, or the context.
+    head_dim: d.
+    bias: whether the projections have one.
+  """
+
+  def project(inputs, name):
+    width = inputs.shape[-1]
+    return split_dense(module.num_heads, head_dim, width, bias=bias, name=name, dtype=module.dtype)(inputs)
+
+  return project(x, "query"), project(source, "key"), project(source, "value")
 
 
 def no_context(name: str, context) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import flax.linen as nn
 
 from convnn_jax.attention.base import head_width
-from convnn_jax.attention.core import attend
+from convnn_jax.attention.core import attend, project_qkv
 from convnn_jax.errors import UserError, unknown_name
-from convnn_jax.layers.dense import merge_dense, split_dense
+from convnn_jax.layers.dense import merge_dense
 from convnn_jax.ops.similarity import similarity
 
 OUT_PROJECTIONS = ("linear", "none")
@@ -46,10 +46,7 @@ class SoftmaxAttention(nn.Module):
     d = head_width(c, self.num_heads, self.head_dim)
     self._check(c, d)
     source = x if context is None else context
-    project = lambda inputs, name: split_dense(
-      self.num_heads, d, inputs.shape[-1], bias=self.qkv_bias, name=name, dtype=self.dtype
-    )(inputs)
-    query, key, value = project(x, "query"), project(source, "key"), project(source, "value")
+    query, key, value = project_qkv(self, x, source, d, bias=self.qkv_bias)
 
     scores = similarity(query, key, kind="dot", scale=d**-0.5)  # [b h n m]
     if bias is not None:
