@@ -112,24 +112,26 @@ PRESETS = {
 _PLAIN = ("digits", "mnist")  # crops, flips and mixtures of digits are other digits, or none
 
 
-def with_data(config: ConfigDict, preset: str = "cifar10", sizes: str = "preset") -> ConfigDict:
-  """Applies a data preset.
+def with_data(config: ConfigDict, preset: str = "cifar10", image_size: int = 0) -> ConfigDict:
+  """Applies a data preset: a key of PRESETS, or "folder=PATH".
 
   Args:
-    config: is changed.
-    preset: a key of PRESETS, or "folder=PATH".
-    sizes: where data.image_size and model.patch_size come from: "preset", or "model" keeps those of the config, for
-      models made for one size of image (all but digits).
+    config: changed in place.
+    preset: the data set.
+    image_size: pixels that the model is made for; it then keeps its own patches on data sets that are resized. 0 = 224.
+      Models with stages, whose grids must be whole windows, keep both on all data sets but digits.
 
   Raises:
     UserError: unknown preset.
   """
   name, _, path = preset.partition("=")
   fields = dict(choose("data preset", name, PRESETS))
-  if sizes == "model" and name != "digits":
-    del fields["image_size"], fields["patch_size"]
+  patch_size = fields.pop("patch_size")
+  staged = "depths" in config.model and name != "digits"
+  if image_size and (fields["image_size"] == 224 or staged):
+    fields["image_size"] = image_size
   else:
-    config.model.patch_size = fields.pop("patch_size")
+    config.model.patch_size = patch_size
   usual = fields.pop("augment", ())
   if name in _PLAIN or not config.data.augment:  # a recipe's augmentation stays where the images bear it
     config.data.augment = usual
@@ -152,7 +154,9 @@ def _shrink(config: ConfigDict) -> None:
   if "depths" in config.model:
     _shrink_stages(config.model)
   else:
-    config.model.update(width=64, depth=4, mlp_dim=128)
+    config.model.update(width=64, depth=min(config.model.depth, 4), mlp_dim=128)
+    if "num_convolutions" in config.model:
+      config.model.update(kernel_size=3, num_convolutions=1)  # 4 x 4 tokens
     _shrink_attention(config.model.attention)
 
 
@@ -174,7 +178,7 @@ def _shrink_stages(model: ConfigDict) -> None:
 
 
 def _shrink_attention(spec: ConfigDict) -> None:
-  """Fits a spec, and the specs inside it, to 17 tokens of width 64."""
+  """Fits a spec, and the specs inside it, to 16 or 17 tokens of width 64."""
   if spec.get("num_heads", 1) > 1:
     spec.num_heads = 4  # the published 3 does not divide a width of 64
   # Wider windows would be softmax attention; in a narrower band the class token would never hear of the last rows.

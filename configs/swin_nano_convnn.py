@@ -7,14 +7,13 @@ Any registered attention can stand in the windows; a tuple gives each stage its 
 """
 
 from configs import base, recipes
-from convnn_jax.models.presets import preset
+from convnn_jax.models import presets
 
 
 def get_config(data="cifar10"):
   config = base.get_config()
-  sizes = preset("swin_nano")
-  config.data.image_size, config.model = sizes["image_size"], sizes["model"]
+  config.model = presets.model("swin_nano")
   config.model.attention = dict(name="convnn", num_heads=(2, 4, 8), num_neighbors=9, dropout_rate=0.0)
   recipes.swin_imagenet(config, crop="crop")
   config.batch_size = 256
-  return base.with_data(config, data, sizes="model")
+  return base.with_data(config, data, image_size=32)

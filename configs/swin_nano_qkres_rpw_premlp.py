@@ -8,13 +8,12 @@ Measured: not yet run.
 """
 
 from configs import base, recipes
-from convnn_jax.models.presets import preset
+from convnn_jax.models import presets
 
 
 def get_config(data="cifar10"):
   config = base.get_config()
-  sizes = preset("swin_nano_qkres_rpw_premlp")
-  config.data.image_size, config.model = sizes["image_size"], sizes["model"]
+  config.model = presets.model("swin_nano_qkres_rpw_premlp")
   recipes.swin_imagenet(config, crop="crop")
   config.batch_size = 256
-  return base.with_data(config, data, sizes="model")
+  return base.with_data(config, data, image_size=32)

@@ -8,12 +8,11 @@ Measured: not yet run.
 """
 
 from configs import base, recipes
-from convnn_jax.models.presets import preset
+from convnn_jax.models import presets
 
 
 def get_config(data="imagenet"):
   config = base.get_config()
-  sizes = preset("swin_tiny")
-  config.data.image_size, config.model = sizes["image_size"], sizes["model"]
+  config.model = presets.model("swin_tiny")
   recipes.swin_imagenet(config)
-  return base.with_data(config, data, sizes="model")
+  return base.with_data(config, data, image_size=224)

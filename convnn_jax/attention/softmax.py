@@ -27,6 +27,7 @@ class SoftmaxAttention(nn.Module):
     qkv_bias: biases on the query, key and value projections.
     out_bias: bias on the output projection.
     out_projection: "linear", or "none" for heads side by side as they are (needs h d = c).
+    linear_init: of the projections, a word of layers/init.py; "normal" in compact transformers.
     dtype: compute dtype; scores and softmax stay float32.
   """
 
@@ -36,6 +37,7 @@ class SoftmaxAttention(nn.Module):
   qkv_bias: bool = False
   out_bias: bool = False
   out_projection: str = "linear"
+  linear_init: str = "uniform"
   dtype: Any = None
 
   @nn.compact
@@ -54,7 +56,9 @@ class SoftmaxAttention(nn.Module):
     out = attend(self, scores, value, train=train)
     if self.out_projection == "none":
       return out.reshape(x.shape)
-    return merge_dense(c, self.num_heads * d, bias=self.out_bias, name="out", dtype=self.dtype)(out)
+    return merge_dense(
+      c, self.num_heads * d, bias=self.out_bias, name="out", dtype=self.dtype, init=self.linear_init
+    )(out)
 
   def _check(self, c, d):
     if self.out_projection not in OUT_PROJECTIONS:

@@ -12,8 +12,9 @@ NUMBER_OR_NULL, INTEGER_OR_NULL, FLAG_OR_NULL = (
   "an integer or null",
   "true, false or null",
 )
-SIZES, OPTIONS = "three integers", "options by name"
-SIDES, INTEGERS, INTEGER_OR_LIST = "an integer or two", "a list of integers", "an integer or a list of them"
+SIZES, SIDES = "three integers", "an integer or several"
+INTEGERS = "a list of integers"
+OPTIONS, OPTIONS_OR_NULL = "options by name", "options by name or null"
 
 
 class NotOffered(UserError):
@@ -84,10 +85,10 @@ def _has_type(value, wanted):
     return isinstance(value, bool)
   if wanted == SIZES:
     return isinstance(value, Sequence) and len(value) == 3 and all(_has_type(v, INTEGER) for v in value)
-  if wanted == INTEGERS or (wanted in (SIDES, INTEGER_OR_LIST) and not integer):
-    integers = isinstance(value, Sequence) and all(_has_type(v, INTEGER) for v in value)
-    return integers and (wanted != SIDES or len(value) == 2)
-  if wanted == OPTIONS:
+  if wanted in (SIDES, INTEGERS):
+    several = isinstance(value, Sequence) and all(_has_type(v, INTEGER) for v in value)
+    return several or (integer and wanted == SIDES)
+  if wanted in (OPTIONS, OPTIONS_OR_NULL):
     return isinstance(value, Mapping)
   return integer or (isinstance(value, float) and wanted in (NUMBER, NUMBER_OR_NULL))
 

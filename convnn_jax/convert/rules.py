@@ -55,8 +55,8 @@ LAYOUTS = {
   "per_head": Layout(lambda x, shape: x[:, 0, 0], lambda x: x[:, None, None]),
   # Conv1d of length 1 with a group per head [h*n m 1] <-> [h n m]
   "mixing_conv1d": Layout(lambda x, shape: x.reshape(shape), lambda x: x.reshape(-1, x.shape[-1], 1)),
-  # A table of positions [1 n c] <-> [n c]
-  "table": Layout(lambda x, shape: x[0], lambda x: x[None]),
+  # a batch axis of length 1 that one side has
+  "drop_batch_axis": Layout(lambda x, shape: x[0], lambda x: x[None]),
   # Conv2d [out in y x] <-> Conv [y x in out]
   "conv2d": _permuted(2, 3, 1, 0),
   # Conv1d over k neighbours: [out in k] <-> [k in out]

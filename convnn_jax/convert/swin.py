@@ -132,7 +132,7 @@ def model_rules(flavour) -> tuple[Rule, ...]:
     Rule("patch_embed.proj.weight", "patch_embedding/projection/kernel", "conv2d"),
     Rule("patch_embed.proj.bias", "patch_embedding/projection/bias"),
     *layers.norm("patch_embed.norm", "patch_embedding/norm"),
-    Rule("absolute_pos_embed", "position_embedding/table", "table"),
+    Rule("absolute_pos_embed", "position_embedding/table", "drop_batch_axis"),
     *_pre_mlp(),
     *layers.prefixed("layers.{stage}.", "stage_{stage}/", _pre_mlp()),
     *layers.prefixed("layers.{stage}.downsample.", "stage_{stage}/merging/", _merging()),

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from convnn_jax.convert.options import (
   FLAG,
   INTEGER,
-  INTEGER_OR_LIST,
   INTEGERS,
   NUMBER,
   NUMBER_OR_NULL,
@@ -79,7 +78,7 @@ _CLASSES = {
 _RESIZE = re.compile(r"(relative position bias( table)?|absolute position embedding) bicubic resize($|[ ,;])")
 
 _TYPES = {
-  "num_heads": INTEGER_OR_LIST,
+  "num_heads": SIDES,
   **dict.fromkeys(("dim", "embed_dim", "patch_size", "in_chans", "num_classes"), INTEGER),
   **dict.fromkeys(("window_size", "img_size", "input_resolution", "shift_size"), SIDES),
   **dict.fromkeys(("pretrained_window_size", "effective_window", "effective_shift"), SIDES),

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import pytest
 
 from convnn_jax.models import make_model
-from convnn_jax.models.presets import preset
 from convnn_jax.models.swin_presets import SWIN
 from convnn_jax.training import summary
 
@@ -96,7 +95,7 @@ def position_mlps(params):
 )
 def test_cost_is_the_published_one(name):
   num_params, multiply_adds, *classes = PUBLISHED[name]
-  sizes = preset(name)
+  sizes = SWIN[name]
   spec, image = sizes["model"], sizes["image_size"]
   model = make_model(spec, num_classes=classes[0] if classes else 1000)
   init = lambda key: model.init(key, jnp.zeros((1, image, image, 3)), train=False)
