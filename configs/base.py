@@ -103,9 +103,9 @@ PRESETS = {
   "cifar10": dict(name="cifar10", image_size=224, patch_size=16),
   "cifar100": dict(name="cifar100", image_size=224, patch_size=16),
   "imagenet": dict(name="imagenet", image_size=224, patch_size=16, augment=("flip",)),
-  "mnist": dict(name="mnist", image_size=28, patch_size=4),
+  "mnist": dict(name="mnist", image_size=28, patch_size=4, augment=()),
   "fashion_mnist": dict(name="fashion_mnist", image_size=28, patch_size=4, augment=("flip",)),
-  "digits": dict(name="digits", image_size=8, patch_size=2),
+  "digits": dict(name="digits", image_size=8, patch_size=2, augment=()),
   "folder": dict(name="folder", image_size=224, patch_size=16, augment=("flip",)),
 }
 
@@ -119,6 +119,7 @@ def with_data(config: ConfigDict, preset: str = "cifar10", image_size: int = 0) 
     config: changed in place.
     preset: the data set.
     image_size: pixels that the model is made for; it then keeps its own patches on data sets that are resized. 0 = 224.
+      Models with stages, whose grids must be whole windows, keep both on all data sets but digits.
 
   Raises:
     UserError: unknown preset.
@@ -126,7 +127,8 @@ def with_data(config: ConfigDict, preset: str = "cifar10", image_size: int = 0) 
   name, _, path = preset.partition("=")
   fields = dict(choose("data preset", name, PRESETS))
   patch_size = fields.pop("patch_size")
-  if image_size and fields["image_size"] == 224:
+  staged = "depths" in config.model and name != "digits"
+  if image_size and (fields["image_size"] == 224 or staged):
     fields["image_size"] = image_size
   else:
     config.model.patch_size = patch_size
@@ -145,14 +147,34 @@ def _shrink(config: ConfigDict) -> None:
   config.eval_batch_size = 360
   config.num_epochs = 25
   config.log_every = 44  # an epoch
-  config.model.update(width=64, depth=min(config.model.depth, 4), mlp_dim=128)
-  if "num_convolutions" in config.model:
-    config.model.update(kernel_size=3, num_convolutions=1)  # 4 x 4 tokens
   config.optimizer.update(learning_rate=3e-3, schedule="cosine", warmup_epochs=5.0)
   # What a recipe says about its own rates and epochs does not fit.
   config.optimizer.update(final_learning_rate=0.0, warmup_learning_rate=0.0, learning_rate_batch=0)
   config.optimizer.update(cooldown_epochs=0.0, schedule_unit="step", warmup="linear", decay_from="warmup")
-  _shrink_attention(config.model.attention)
+  if "depths" in config.model:
+    _shrink_stages(config.model)
+  else:
+    config.model.update(width=64, depth=min(config.model.depth, 4), mlp_dim=128)
+    if "num_convolutions" in config.model:
+      config.model.update(kernel_size=3, num_convolutions=1)  # 4 x 4 tokens
+    _shrink_attention(config.model.attention)
+
+
+def _shrink_stages(model: ConfigDict) -> None:
+  """Two stages, on 8 x 8 tokens in shifted windows and on 4 x 4 in one."""
+  stages = len(model.depths)
+
+  def cut(spec: ConfigDict) -> None:
+    for field, value in spec.items():
+      if isinstance(value, ConfigDict):
+        cut(value)
+      elif field == "num_heads":
+        spec[field] = (2, 4)
+      elif isinstance(value, tuple) and len(value) == stages:  # a value per stage
+        spec[field] = value[:2]
+
+  cut(model.attention)
+  model.update(patch_size=1, width=32, depths=(2, 2), window_size=(4, 4), mlp_ratio=2.0)
 
 
 def _shrink_attention(spec: ConfigDict) -> None:

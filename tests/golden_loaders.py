@@ -9,21 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from convnn_jax.attention import make_attention
+from convnn_jax.attention import TokenGrid, make_attention
 from convnn_jax.attention.local import local_scores, pad_tokens
-from convnn_jax.convert import convnn, sot_cct, zoo
+from convnn_jax.convert import convnn, sot_cct, swin, zoo
 from convnn_jax.convert.options import NotOffered
 from convnn_jax.convert.rules import Rule, to_flax
 from convnn_jax.errors import UserError
 from convnn_jax.layers.conv_tokenizer import ConvTokenizer
 from convnn_jax.layers.norm import layer_norm
+from convnn_jax.layers.patch_merging import PatchMerging
 from convnn_jax.layers.pooling import SequencePooling
 from convnn_jax.layers.pos_embed import resize_positions
 from convnn_jax.models import make_model
 from convnn_jax.models.cct import CompactBlock
 from convnn_jax.models.encoder import EncoderBlock
+from convnn_jax.models.swin_block import SwinBlock
 from convnn_jax.ops.masks import hidden_bias
+from convnn_jax.ops.resize import resize_table
 from convnn_jax.ops.self_transport import self_transport
+from convnn_jax.ops.windows import pair
 from convnn_jax.training.schedule import make_schedule
 
 
@@ -35,12 +39,14 @@ class Loaded(NamedTuple):
     params: ours, from the case's `param:*`.
     rules: table that brings gradients back to the source's names and layouts.
     input_gradients: whether the family stores `grad:x` for this module.
+    constants: inputs without a stored gradient, such as masks.
   """
 
   run: Callable[..., Any]
   params: Any
   rules: Sequence[Rule]
   input_gradients: bool = True
+  constants: Sequence[str] = ()
 
 
 class NormedAttention(nn.Module):
@@ -115,6 +121,36 @@ def _load_module(made, config, arrays, collections=None, bias=None) -> Loaded:
   return Loaded(run, params, rules)
 
 
+def load_swin(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Loaded:
+  """Cases of Swin V1, V2, SwinMLP and of the fork on redundancy."""
+  made = swin.conversion(config)
+  if made.kind == "model":
+    return _load_module(made, config, arrays)
+  if made.kind == "resize":
+    # Tables of squares: their sides follow from their lengths.
+    old, new = ((round(arrays[name].shape[-2] ** 0.5),) * 2 for name in ("x", "y"))
+    resize = lambda params, x: resize_table(x.reshape(-1, x.shape[-1]), old, new).reshape(arrays["y"].shape)
+    return Loaded(resize, {}, made.rules)
+  state = {name.removeprefix("param:"): a for name, a in arrays.items() if name.startswith("param:")}
+  if made.kind == "attention":
+    module = make_attention(made.spec)
+    options = dict(train=False, grid=TokenGrid(*pair("window_size", config["window_size"])))
+    shape = arrays["x"].shape
+  else:
+    module = PatchMerging(**made.spec) if made.kind == "merging" else SwinBlock(**made.spec)
+    options = {} if made.kind == "merging" else dict(train=False)
+    shape = (len(arrays["x"]), *config["input_resolution"], arrays["x"].shape[-1])
+  init = lambda x: module.init(jax.random.key(0), x.reshape(shape), **options)["params"]
+  params = to_flax(state, made.rules, jax.eval_shape(init, arrays["x"]), ignore=made.ignore)
+
+  def run(params, x, mask=None):
+    bias = {} if mask is None else dict(bias=jnp.tile(mask, (len(x) // len(mask), 1, 1))[:, None])
+    out = module.apply({"params": params}, x.reshape(shape), **options, **bias)
+    return out.reshape(*arrays["y"].shape)
+
+  return Loaded(run, params, made.rules, constants=("x2",))
+
+
 def load_sot_cct(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Loaded:
   """Cases of self-optimal transport and the compact transformers."""
   made = sot_cct.conversion(config)
@@ -144,6 +180,7 @@ def _transport(inputs, spec):
 
 LOADERS = {
   "convnn": load_convnn,
+  "swin": load_swin,
   "sot_cct": load_sot_cct,
   "zoo": load_zoo,
 }

@@ -18,6 +18,8 @@ ATTENTIONS = {
   "softmax": "softmax:SoftmaxAttention",
   "sot": "sot:SotAttention",
   "sparse": "sparse:SparseAttention",
+  "spatial_mlp": "spatial_mlp:SpatialMlp",
+  "window": "window:WindowAttention",
 }
 
 

@@ -13,6 +13,7 @@ NUMBER_OR_NULL, INTEGER_OR_NULL, FLAG_OR_NULL = (
   "true, false or null",
 )
 SIZES, SIDES = "three integers", "an integer or several"
+INTEGERS = "a list of integers"
 OPTIONS, OPTIONS_OR_NULL = "options by name", "options by name or null"
 
 
@@ -25,7 +26,8 @@ class Conversion(NamedTuple):
 
   Attributes:
     kind: "attention" (for make_attention), "normed_attention" (a LayerNorm `norm` in front of `attention`), "block"
-      (fields of EncoderBlock), "model" (for make_model) or "scores" (fields of local_scores, no parameters).
+      (fields of EncoderBlock), "swin_block" (of SwinBlock), "merging" (of PatchMerging), "model" (for make_model), or
+      without parameters "scores" (fields of local_scores), "resize" (of resize_table).
     spec: the spec or fields.
     rules: its parameters.
     ignore: names in its state dict without a counterpart: constants and weights that it never uses.
@@ -83,8 +85,9 @@ def _has_type(value, wanted):
     return isinstance(value, bool)
   if wanted == SIZES:
     return isinstance(value, Sequence) and len(value) == 3 and all(_has_type(v, INTEGER) for v in value)
-  if wanted == SIDES:
-    return integer or (isinstance(value, Sequence) and all(_has_type(v, INTEGER) for v in value))
+  if wanted in (SIDES, INTEGERS):
+    several = isinstance(value, Sequence) and all(_has_type(v, INTEGER) for v in value)
+    return several or (integer and wanted == SIDES)
   if wanted in (OPTIONS, OPTIONS_OR_NULL):
     return isinstance(value, Mapping)
   return integer or (isinstance(value, float) and wanted in (NUMBER, NUMBER_OR_NULL))

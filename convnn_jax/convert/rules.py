@@ -51,6 +51,10 @@ LAYOUTS = {
   "split_bias": Layout(lambda x, shape: x.reshape(shape), lambda x: x.reshape(-1)),
   # Linear [out h*d] <-> DenseGeneral [h d out]
   "merge_linear": Layout(lambda x, shape: x.T.reshape(shape), lambda x: x.reshape(-1, x.shape[-1]).T),
+  # One value per head [h 1 1] <-> [h]
+  "per_head": Layout(lambda x, shape: x[:, 0, 0], lambda x: x[:, None, None]),
+  # Conv1d of length 1 with a group per head [h*n m 1] <-> [h n m]
+  "mixing_conv1d": Layout(lambda x, shape: x.reshape(shape), lambda x: x.reshape(-1, x.shape[-1], 1)),
   # a batch axis of length 1 that one side has
   "drop_batch_axis": Layout(lambda x, shape: x[0], lambda x: x[None]),
   # Conv2d [out in y x] <-> Conv [y x in out]

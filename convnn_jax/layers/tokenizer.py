@@ -4,25 +4,29 @@ from typing import Any
 
 import flax.linen as nn
 
-from convnn_jax.errors import UserError
+from convnn_jax.errors import UserError, unknown_name
 from convnn_jax.layers.init import kernel_init, uniform
 from convnn_jax.layers.norm import layer_norm
 
+NORMS = ("layer_norm", "none")
+
 
 class PatchEmbedding(nn.Module):
-  """Non-overlapping patches, one linear map, LayerNorm: images [b y x c] -> tokens [b n width].
+  """Non-overlapping patches, one linear map, norm: images [b y x c] -> tokens [b n width].
 
   Attributes:
     patch_size: side of a patch in pixels; must divide both sides of the image.
     width: channels of a token.
+    norm: "layer_norm" of every token, or "none".
     dtype: compute dtype.
 
   Raises:
-    UserError: the image cannot be cut into patches.
+    UserError: the image cannot be cut into patches, or an unknown norm.
   """
 
   patch_size: int
   width: int
+  norm: str = "layer_norm"
   dtype: Any = None
 
   @nn.compact
@@ -44,4 +48,7 @@ class PatchEmbedding(nn.Module):
       dtype=self.dtype,
       name="projection",
     )(images)
-    return layer_norm("norm", self.dtype)(tokens.reshape(b, -1, self.width))
+    tokens = tokens.reshape(b, -1, self.width)
+    if self.norm not in NORMS:
+      raise unknown_name("norm of the patches", self.norm, NORMS)
+    return tokens if self.norm == "none" else layer_norm("norm", self.dtype)(tokens)

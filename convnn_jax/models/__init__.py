@@ -8,6 +8,7 @@ __all__ = ["MODELS", "make_model", "model_class"]
 
 MODELS = {
   "cct": "cct:CCT",
+  "swin": "swin:Swin",
   "vit": "vit:ViT",
 }
 

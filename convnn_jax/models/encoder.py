@@ -1,4 +1,4 @@
-"""The transformer block around any attention; the only place with residual connections."""
+"""The transformer block around any attention."""
 
 from collections.abc import Mapping
 from typing import Any

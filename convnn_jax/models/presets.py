@@ -3,12 +3,15 @@
     config.model = presets.model("cct_7_3x1_32")
 
 Source of the compact transformers: Hassani et al., "Escaping the Big Data Paradigm with Compact Transformers", and its
-code: FAMILY_LAYERS_TOKENIZER_IMAGESIZE, where the tokenizer is "kernel x convolutions" or the side of a patch.
+code: FAMILY_LAYERS_TOKENIZER_IMAGESIZE, where the tokenizer is "kernel x convolutions" or the side of a patch. The
+Swin family is in swin_presets.py.
 """
 
+import copy
 from typing import Any, NamedTuple
 
 from convnn_jax.errors import choose
+from convnn_jax.models.swin_presets import SWIN
 
 
 class Compact(NamedTuple):
@@ -85,7 +88,9 @@ def model(name: str) -> dict[str, Any]:
   Raises:
     UserError: unknown name.
   """
-  variant = choose("model preset", name, COMPACT)
+  variant = choose("model preset", name, COMPACT | SWIN)
+  if name in SWIN:
+    return copy.deepcopy(variant["model"])
   return compact(variant.family, variant.layers, variant.tokenizer, variant.position_embedding)
 
 

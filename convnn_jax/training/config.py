@@ -22,6 +22,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 
 from convnn_jax import registry
 from convnn_jax.attention import attention_class
+from convnn_jax.attention.per_stage import is_per_stage
 from convnn_jax.errors import UserError, unknown_name
 from convnn_jax.models import model_class
 
@@ -137,18 +138,22 @@ def _exchange_members(config: dict, words: list[str]) -> dict:
 def complete(config: ConfigDict) -> None:
   """Adds the defaults of the chosen model and of its attentions, in place."""
   with config.unlocked():
-    _fill(config.model, model_class(config.model.name), "model")
+    model = model_class(config.model.name)
+    _fill(config.model, model, "model")
     attention = config.model.get("attention")
     if attention is not None:
-      _complete_attention(attention)
+      _complete_attention(attention, staged=getattr(model, "staged", False))
 
 
-def _complete_attention(spec: ConfigDict) -> None:
-  """Specs inside the spec, such as the two of branching, are attentions, too."""
-  _fill(spec, attention_class(spec.get("name", "")), "attention")
+def _complete_attention(spec: ConfigDict, *, staged: bool) -> None:
+  """Specs inside the spec, such as the two of branching, are attentions, too.
+
+  The attention of a staged model may give a value per stage for any field.
+  """
+  _fill(spec, attention_class(spec.get("name", "")), "attention", staged=staged)
   for value in spec.values():
     if isinstance(value, ConfigDict):
-      _complete_attention(value)
+      _complete_attention(value, staged=staged)
 
 
 def check_fields(config: ConfigDict) -> None:
@@ -190,7 +195,7 @@ def _check_kind(name: str, value, example) -> None:
     raise UserError(f"{name}={value!r} must be of type {type(example).__name__}, such as {example!r}.")
 
 
-def _fill(spec: ConfigDict, cls, kind: str) -> None:
+def _fill(spec: ConfigDict, cls, kind: str, *, staged: bool = False) -> None:
   fields = registry.spec_fields(cls)
   for field in spec:
     if field != "name" and field not in fields:
@@ -202,8 +207,10 @@ def _fill(spec: ConfigDict, cls, kind: str) -> None:
     )
   for field, value in registry.defaults(cls).items():
     if field in spec:
-      if value is not None:
-        _check_kind(f"{field} of {kind} '{spec.name}'", spec[field], value)
+      per_stage = staged and is_per_stage(spec[field], value)
+      for given in spec[field] if per_stage else [spec[field]]:
+        if value is not None:
+          _check_kind(f"{field} of {kind} '{spec.name}'", given, value)
       continue
     if value is None:
       options = [t for t in typing.get_args(typing.get_type_hints(cls)[field]) if t is not type(None)]

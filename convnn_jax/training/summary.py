@@ -17,7 +17,13 @@ def flops(function, *args) -> int:
 
   Counted on the traced program, bodies of loops as often as they run; elementwise work is left out, as is usual.
   """
-  return _count(jax.make_jaxpr(function)(*args).jaxpr)
+  return flops_and_shapes(function, *args)[0]
+
+
+def flops_and_shapes(function, *args):
+  """`flops`, and the shapes of what function(*args) returns."""
+  program, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+  return _count(program.jaxpr), shapes
 
 
 def _count(jaxpr) -> int:

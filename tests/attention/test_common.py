@@ -61,6 +61,12 @@ CASES = {
   "softmax": Case(SOFTMAX, 4 * 24 * 24),
   "sot": Case(dict(num_heads=3, variant="query_key"), 4 * 24 * 24, takes_bias=False, takes_context=False),
   "sparse": Case(dict(num_heads=3, pattern="local", window=4), 4 * 24 * 24, **ALONG),
+  "spatial_mlp": Case(dict(num_heads=3), 3 * 17 * 17 + 3 * 17, takes_bias=False, **ALONG),
+  "window": Case(
+    dict(num_heads=3, similarity="cosine", relative_bias="mlp", rel_pos_weight="table", qk_residual=True),
+    4 * (24 * 24 + 24) - 24 + 3 + 512 * (2 + 1 + 3) + 49 * 3,
+    **ALONG,
+  ),
 }
 ROWS, COLUMNS, WIDTH = 4, 4, 24
 GRID = TokenGrid(ROWS, COLUMNS, num_prefix=1)
