@@ -8,7 +8,7 @@ from convnn_jax.layers.dropout import Dropout
 
 
 def attend(module, scores, value, *, train: bool, dropout_rate: float | None = None):
-  """softmax(scores) v, with dropout on the weights; sows the weights.
+  """softmax(scores) v, with dropout on the weights; sows scores and weights.
 
   Args:
     module: the attention, a linen module in a compact call.
@@ -21,6 +21,7 @@ def attend(module, scores, value, *, train: bool, dropout_rate: float | None = N
     [b n h d].
   """
   weights = jax.nn.softmax(scores, axis=-1)
+  module.sow("intermediates", "attention_scores", scores)
   module.sow("intermediates", "attention_weights", weights)
   rate = module.dropout_rate if dropout_rate is None else dropout_rate
   weights = Dropout(rate)(weights.astype(value.dtype), deterministic=not train)
