@@ -101,7 +101,15 @@ def query_maps(captures, layers: list[Layer | None], image: int, heads: list[int
       row_of_weights = layer.weights[image, 0, head][_index(layer.grid, token)]
       relative[column, head] = row_of_weights * layer.weights.shape[-1]
   on_grid = lambda layer, values: values[layer.grid.num_prefix :].reshape(layer.grid.rows, layer.grid.columns)
-  scale = figures.common_scale([v[found[c][1].grid.num_prefix :] for (c, _), v in relative.items()])
+  # Runs with negative weights have a scale of their own.
+  signed = [layer.weights.min() < 0 for _, layer in found]
+  scales = {}
+  for sign in dict.fromkeys(signed):
+    columns = [column for column, here in enumerate(signed) if here == sign]
+    shown = [v[found[c][1].grid.num_prefix :] for (c, _), v in relative.items() if c in columns]
+    scales[sign] = figures.common_scale(shown or [np.ones(1)])
+    drawn_in = axes[:, [1 + 2 * c + side for c in columns for side in (0, 1)]]
+    figures.colour_bar(figure, drawn_in, scales[sign], "n x weight (1 = all tokens alike)")
   for row, head in enumerate(heads):
     first = axes[row, 0]
     pixels = found[0][0].images[image]
@@ -115,7 +123,7 @@ def query_maps(captures, layers: list[Layer | None], image: int, heads: list[int
         figures.blank(left, "no such head")
         figures.blank(right)
         continue
-      values, pixels = relative[column, head], capture.images[image]
+      values, pixels, scale = relative[column, head], capture.images[image], scales[signed[column]]
       token = locate(layer.grid, place)
       figures.token_map(left, on_grid(layer, values), scale)
       figures.box(left, *token, (1, 1))
@@ -125,7 +133,6 @@ def query_maps(captures, layers: list[Layer | None], image: int, heads: list[int
       note = f", class token {prefix.sum():.2f}" if len(prefix) else ""
       _title(left, f"{capture.name}\n{layer.name}, head {head}{note}")
       _title(right, "over the image")
-  figures.colour_bar(figure, axes[:, 1:], scale, "n x weight (1 = all tokens alike)")
   _heading(figure, heading)
   return figure
 

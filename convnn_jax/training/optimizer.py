@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from convnn_jax.errors import UserError, choose, unknown_name
+from convnn_jax.errors import UserError, choose, is_known, unknown_name
 
 
 def _constant(config, steps_per_epoch, decay_steps):
@@ -11,7 +11,7 @@ def _constant(config, steps_per_epoch, decay_steps):
 
 
 def _cosine(config, steps_per_epoch, decay_steps):
-  if config.final_learning_rate > config.learning_rate:
+  if is_known(config.learning_rate) and config.final_learning_rate > config.learning_rate:
     raise UserError(
       f"optimizer.final_learning_rate={config.final_learning_rate} must be at most"
       f" learning_rate={config.learning_rate}."
@@ -37,7 +37,7 @@ def make_schedule(config, steps_per_epoch: int, num_steps: int):
   """
   schedule = choose("optimizer.schedule", config.schedule, SCHEDULES)
   for field in ("learning_rate", "decay_every", "decay_factor"):
-    if config[field] <= 0:
+    if is_known(config[field]) and config[field] <= 0:
       raise UserError(f"optimizer.{field}={config[field]} must be larger than 0.")
   if config.warmup_epochs < 0:
     raise UserError(f"optimizer.warmup_epochs={config.warmup_epochs} must be at least 0.")
@@ -94,7 +94,7 @@ def make_optimizer(config, steps_per_epoch: int, num_steps: int):
   build = choose("optimizer", config.name, OPTIMIZERS)
   schedule = make_schedule(config, steps_per_epoch, num_steps)
   for field in ("weight_decay", "clip_norm", "final_learning_rate"):
-    if config[field] < 0:
+    if is_known(config[field]) and config[field] < 0:
       raise UserError(f"optimizer.{field}={config[field]} must be at least 0.")
   for field in ("ema_decay", "momentum", "b1", "b2"):
     if not 0 <= config[field] < 1:
