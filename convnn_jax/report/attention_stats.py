@@ -41,15 +41,15 @@ def statistics(weights, grid=None, row_error=None) -> dict[str, float | None]:
     zeros: share of weights that are exactly 0.
     distance: mean distance in tokens from the query to what it sees, over the tokens of the image.
     row_error: the largest.
-    What is a share of a row is None if a weight is negative, as after re-attention.
+    What is a share of a row is None where a weight is negative, as after re-attention, or a row is empty.
   """
   weights = np.asarray(weights, np.float64)
   n, m = weights.shape[-2:]
   rows, columns = weights.sum(-1), weights.sum(-2)
   values = {"entropy": None, "effective_tokens": None, "diagonal": None, "asymmetry": None, "distance": None}
   shares = None
-  if weights.min() >= 0:
-    shares = weights / np.maximum(rows, 1e-30)[..., None]
+  if weights.min() >= 0 and rows.min() > 0:
+    shares = weights / rows[..., None]
     entropy = -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(-1)
     values["entropy"] = float(entropy.mean() / np.log(m)) if m > 1 else None
     values["effective_tokens"] = float(np.exp(entropy).mean())

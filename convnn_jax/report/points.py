@@ -89,14 +89,14 @@ def _build(part: str, path: str, points: list[dict], words: Sequence[str]) -> li
     field = word.split("=", 1)[0].removeprefix("--config.")
     if field in swept:
       raise UserError(f"{word}: sweep() sets {field} itself; leave it out, or change sweep().")
-  built, names = [], set()
+  built, names = [], {}
   for number, point in enumerate(points):
     name = _name(point)
-    if name in names:  # other fields of equal names, or the same point twice
-      name = f"{name}-{hashlib.sha256(repr(sorted(point.items())).encode()).hexdigest()[:8]}"
-    if name in names:
+    if name in names and names[name] == point:
       raise UserError(f"{part}: point {number} {point} is there twice; leave it out.")
-    names.add(name)
+    if name in names:  # other fields with the same last parts and values
+      name = f"{name}-{hashlib.sha256(repr(sorted(point.items())).encode()).hexdigest()[:8]}"
+    names[name] = point
     try:
       config = _config(path, point, words)
     except UserError as error:
