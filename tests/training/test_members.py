@@ -56,9 +56,9 @@ def test_losses_are_those_of_single_runs(member_configs, monkeypatch, one_device
     state, metrics = update(state, group.values, resident, batch)
     together.append(np.asarray(metrics["loss"]))
   with one_device():
-    alone = [single_losses(config) for config in configs]
-  np.testing.assert_allclose(np.transpose(together), alone, atol=1e-5, rtol=0)
-  assert np.ptp(np.asarray(alone)[:, -1]) > 1e-3  # the numbers matter
+    alone = single_losses(configs[1])  # of the other member in the slow test below, to compile less
+  np.testing.assert_allclose(np.asarray(together)[:, 1], alone, atol=1e-5, rtol=0)
+  assert abs(together[-1][0] - together[-1][1]) > 1e-3  # the numbers matter
 
 
 def test_what_cannot_differ_is_named(small_config):
@@ -111,15 +111,15 @@ def test_folders_hold_what_single_runs_leave_and_a_stopped_group_goes_on(
   again = members.train_members(configs, parts)
   assert [r["params_digest"] for r in again] == [r["params_digest"] for r in results]
 
-  single = loop.train(configs[1], tmp_path / "single")
-  assert single.keys() | {"vmapped_members"} == results[1].keys()
-  assert single["test_top1"] == results[1]["test_top1"]
+  single = loop.train(configs[0], tmp_path / "single")
+  assert single.keys() | {"vmapped_members"} == results[0].keys()
+  assert single["test_top1"] == results[0]["test_top1"]
   rows = lambda folder: [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").open()]
-  for here in ("whole1", "parts1"):
+  for here in ("whole0", "parts0"):
     assert [(r["step"], r["part"]) for r in rows(here) if r["step"] != 15] == [
       (r["step"], r["part"]) for r in rows("single") if r["step"] != 15
     ]
-  mine, its = rows("whole1"), rows("single")
+  mine, its = rows("whole0"), rows("single")
   np.testing.assert_allclose([r["loss"] for r in mine], [r["loss"] for r in its], atol=1e-5)
   names = {path.name for path in (tmp_path / "single").iterdir() if "tfevents" not in path.name}
-  assert names - {".lock"} <= {path.name for path in (tmp_path / "whole1").iterdir()}
+  assert names - {".lock"} <= {path.name for path in (tmp_path / "whole0").iterdir()}
