@@ -10,7 +10,7 @@ from PIL import Image
 
 from convnn_jax.attention import ATTENTIONS, TokenGrid
 from convnn_jax.errors import UserError
-from convnn_jax.report import attention_maps, capture
+from convnn_jax.report import attention_figures, attention_maps, capture
 from convnn_jax.training.assemble import assemble
 
 
@@ -107,6 +107,34 @@ def test_report_of_two_runs(saved_run, tmp_path, capsys, monkeypatch):
   ):
     with pytest.raises(UserError, match=message):
       attention_maps.main([f"--workdir={one}", *bad])
+
+
+def test_pictures_of_windows_pooling_and_missing_layers():
+  """Windowed attention has heatmaps and histograms; runs without a layer, a head or pooling leave their place empty."""
+  rng = np.random.default_rng(0)
+  weights = rng.uniform(size=(1, 4, 2, 9, 9)).astype(np.float32)
+  windowed = capture.Layer("stage_0/block_0", weights, None, None, None)
+  whole = capture.Layer("block_0", weights[:, :1, :1], None, None, TokenGrid(3, 3))
+  common = dict(folder=None, step=1, images=rng.uniform(size=(1, 8, 8, 3)), labels=[0], predictions=[0])
+  one = capture.Capture(name="one", layers=[windowed], pooling=None, pooling_grid=None, **common)
+  pooling = np.asarray([[0.0, 0.0, 0.25, 0.75]])
+  two = capture.Capture(name="two", layers=[whole], pooling=pooling, pooling_grid=TokenGrid(2, 2), **common)
+
+  figure = attention_figures.heatmaps([one, two], [windowed, whole], 0, [0, 1], 3, "title")
+  shown = [axis for axis in figure.axes if axis.images]
+  np.testing.assert_array_equal(shown[0].images[0].get_array(), weights[0, 3, 0])
+  assert len(shown) == 2  # the second run has neither window 3 nor head 1
+  assert len([axis for axis in figure.axes if axis.get_xlabel() == "key token"]) == 2
+  figure = attention_figures.histograms([one, two], [windowed, None], 0, [0], "title")
+  counts = [sum(patch.get_height() for patch in bars) for bars in figure.axes[0].containers]
+  assert counts == [4 * 72, 4 * 9]  # off the diagonal, on it, over all windows
+
+  figure = attention_figures.pooling_maps([one, two], 0, "title")
+  _, on_grid, over_image, _ = figure.axes
+  np.testing.assert_array_equal(on_grid.images[0].get_array(), [[0, 0], [1, 3]])  # in units of 1/n
+  assert len(over_image.images) == 2
+  figure = attention_figures.query_maps([one, two], [windowed, whole], 0, [0], (0.5, 0.5), "title")
+  np.testing.assert_allclose(figure.axes[1].images[0].get_array().ravel(), 9 * weights[0, 0, 0, 4])
 
 
 def test_no_run(tmp_path):
