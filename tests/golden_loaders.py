@@ -8,16 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from configs import base
 from convnn_jax.attention import make_attention
 from convnn_jax.attention.local import local_scores, pad_tokens
-from convnn_jax.convert import convnn, zoo
+from convnn_jax.convert import convnn, sot_cct, zoo
 from convnn_jax.convert.options import NotOffered
 from convnn_jax.convert.rules import Rule, to_flax
 from convnn_jax.errors import UserError
+from convnn_jax.layers.conv_tokenizer import ConvTokenizer
 from convnn_jax.layers.norm import layer_norm
+from convnn_jax.layers.pooling import SequencePooling
+from convnn_jax.layers.pos_embed import resize_positions
 from convnn_jax.models import make_model
+from convnn_jax.models.cct import CompactBlock
 from convnn_jax.models.encoder import EncoderBlock
 from convnn_jax.ops.masks import hidden_bias
+from convnn_jax.ops.self_transport import self_transport
+from convnn_jax.training.schedule import make_schedule
 
 
 class Loaded(NamedTuple):
@@ -89,22 +96,55 @@ def _load_module(made, config, arrays, collections=None, bias=None) -> Loaded:
   kind, spec, rules, ignore = made
   module = {
     "attention": lambda: make_attention(spec),
+    "compact_block": lambda: CompactBlock(**spec),
+    "pooling": SequencePooling,
+    "tokenizer": lambda: ConvTokenizer(**spec),
     "normed_attention": lambda: NormedAttention(spec),
     "block": lambda: EncoderBlock(**spec),
     "model": lambda: make_model(spec, num_classes=config["num_classes"]),
   }[kind]()
-  enter = lambda x: x.transpose(0, 2, 3, 1) if kind == "model" else x
-  options = {} if bias is None else {"bias": bias}
-  init = lambda x: module.init(jax.random.key(0), enter(x), train=False)["params"]
+  enter = lambda x: x.transpose(0, 2, 3, 1) if kind in ("model", "tokenizer") else x
+  leave = lambda y: y.reshape(y.shape[0], -1, y.shape[-1]) if kind == "tokenizer" else y
+  options = {} if kind in ("tokenizer", "pooling") else {"train": False}
+  options |= {} if bias is None else {"bias": bias}
+  init = lambda x: module.init(jax.random.key(0), enter(x), **options)["params"]
   state = {name.removeprefix("param:"): a for name, a in arrays.items() if name.startswith("param:")}
   params = to_flax(state, rules, jax.eval_shape(init, arrays["x"]), ignore=ignore)
   variables = lambda params: {"params": params, **(collections or {})}
-  run = lambda params, x: module.apply(variables(params), enter(x), train=False, **options)
+  run = lambda params, x: leave(module.apply(variables(params), enter(x), **options))
   return Loaded(run, params, rules)
+
+
+def load_sot_cct(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Loaded:
+  """Cases of self-optimal transport and the compact transformers."""
+  made = sot_cct.conversion(config)
+  run = {
+    "transport": lambda spec: lambda params, *inputs: _transport(inputs, spec),
+    "resize": lambda spec: lambda params, table: resize_positions(table[0], **spec)[None],
+    "schedule": lambda spec: lambda params: _learning_rates(**spec),
+  }
+  if made.kind in run:
+    return Loaded(run[made.kind](made.spec), {}, made.rules)
+  return _load_module(made, config, arrays)
+
+
+def _learning_rates(num_epochs, optimizer):
+  """One for each epoch: [num_epochs]."""
+  config = base.get_config().optimizer
+  config.update(optimizer)
+  return make_schedule(config, 1, num_epochs)(jnp.arange(num_epochs))
+
+
+def _transport(inputs, spec):
+  """[n d] or [b n d], one input or two -> the same with [n n]."""
+  single = [x if x.ndim == 3 else x[None] for x in inputs]
+  result, _ = self_transport(*(x[:, :, None] for x in single), **spec)
+  return result[:, 0] if inputs[0].ndim == 3 else result[0, 0]
 
 
 LOADERS = {
   "convnn": load_convnn,
+  "sot_cct": load_sot_cct,
   "zoo": load_zoo,
 }
 

@@ -12,7 +12,8 @@ NUMBER_OR_NULL, INTEGER_OR_NULL, FLAG_OR_NULL = (
   "an integer or null",
   "true, false or null",
 )
-SIZES, OPTIONS = "three integers", "options by name"
+SIZES, SIDES = "three integers", "an integer or several"
+OPTIONS, OPTIONS_OR_NULL = "options by name", "options by name or null"
 
 
 class NotOffered(UserError):
@@ -82,7 +83,9 @@ def _has_type(value, wanted):
     return isinstance(value, bool)
   if wanted == SIZES:
     return isinstance(value, Sequence) and len(value) == 3 and all(_has_type(v, INTEGER) for v in value)
-  if wanted == OPTIONS:
+  if wanted == SIDES:
+    return integer or (isinstance(value, Sequence) and all(_has_type(v, INTEGER) for v in value))
+  if wanted in (OPTIONS, OPTIONS_OR_NULL):
     return isinstance(value, Mapping)
   return integer or (isinstance(value, float) and wanted in (NUMBER, NUMBER_OR_NULL))
 

@@ -51,6 +51,8 @@ LAYOUTS = {
   "split_bias": Layout(lambda x, shape: x.reshape(shape), lambda x: x.reshape(-1)),
   # Linear [out h*d] <-> DenseGeneral [h d out]
   "merge_linear": Layout(lambda x, shape: x.T.reshape(shape), lambda x: x.reshape(-1, x.shape[-1]).T),
+  # a batch axis of length 1 that one side has
+  "drop_batch_axis": Layout(lambda x, shape: x[0], lambda x: x[None]),
   # Conv2d [out in y x] <-> Conv [y x in out]
   "conv2d": _permuted(2, 3, 1, 0),
   # Conv1d over k neighbours: [out in k] <-> [k in out]

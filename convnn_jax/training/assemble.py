@@ -75,6 +75,7 @@ def assemble(config: ConfigDict) -> Pieces:
     raise UserError(
       f"config.batch_size={config.batch_size} must be at most {info.num_train}, the training images of {info.name}."
     )
+  _check_pairs(config)
   num_steps = steps_per_epoch * config.num_epochs
   make_loss(config.loss)  # its words are checked here
   model, optimizer, schedule = build(config, info, steps_per_epoch, num_steps)
@@ -102,12 +103,22 @@ def assemble(config: ConfigDict) -> Pieces:
 def build(config: ConfigDict, info: data.DataInfo, steps_per_epoch: int, num_steps: int):
   """(model, optimizer, schedule). Numbers of the config may be traced, see errors.is_known."""
   model = make_model(_plain(config.model), num_classes=info.num_classes, dtype=jnp.dtype(config.dtype))
-  return model, *make_optimizer(config.optimizer, steps_per_epoch, num_steps)
+  return model, *make_optimizer(config.optimizer, steps_per_epoch, num_steps, config.batch_size)
 
 
 def init_key(seed):
   """The key of the initial parameters."""
   return jax.random.fold_in(jax.random.key(seed), _INIT_STREAM)
+
+
+def _check_pairs(config) -> None:
+  """Mixing exchanges images within pairs, so every part of a batch must have whole pairs."""
+  part = config.batch_size // config.optimizer.accumulate
+  if part % 2 and set(data.MIXING) & set(config.data.augment):
+    raise UserError(
+      f"mixup and cutmix mix pairs of images: config.batch_size={config.batch_size} in"
+      f" optimizer.accumulate={config.optimizer.accumulate} parts gives {part} images, which must be an even number."
+    )
 
 
 def _check_training(model, shapes, info) -> None:

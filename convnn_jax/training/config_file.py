@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 
 from convnn_jax.errors import UserError, unknown_name
 
+_NO_CONFIGS = ("__init__.py", "base.py", "recipes.py")  # what lies in configs/ beside the experiments
+
 
 def get_config(file: pathlib.Path, argument: str) -> ConfigDict:
   """What get_config([argument]) of the file returns.
@@ -33,7 +35,7 @@ def load_module(file: pathlib.Path):
   """The file as a module; UserError if there is no such file or it fails."""
   if not file.is_file():
     folder = file.parent if file.parent.is_dir() else pathlib.Path("configs")
-    known = [str(folder / f.name) for f in folder.glob("*.py") if f.name not in ("__init__.py", "base.py")]
+    known = [str(folder / f.name) for f in folder.glob("*.py") if f.name not in _NO_CONFIGS]
     raise unknown_name("config file", str(file), known)
   if file.suffix != ".py":
     raise UserError(f"--config={file} is not a Python file; see configs/convnn_k9.py for an example.")

@@ -98,7 +98,7 @@ class Members:
     for field, value in values.items():
       *parents, leaf = field.split(".")
       functools.reduce(lambda section, name: section[name], parents, tree)[leaf] = value
-    config = ConfigDict(tree)
+    config = ConfigDict(tree, type_safe=False)  # a traced number has another type
     return config, *build(config, first.info, first.steps_per_epoch, first.num_steps)
 
   def create_state(self) -> TrainState:
