@@ -47,6 +47,18 @@ def test_limit_also_limits_the_seeds_of_the_baseline():
   assert [(p.part, p.config.seed) for p in points] == [("points", 0), ("baseline", 0)]
 
 
+def test_the_sweep_of_the_self_optimal_transport_study():
+  points = read_points("configs/sot_entropy_sweep.py:digits", [], limit=4)
+  assert points[3].config.model.attention.regularization == 0.05
+  assert points[3].config.data.name == "digits"
+  assert [(p.config.model.attention.name, p.config.seed) for p in points if p.part == "baseline"] == [
+    ("softmax", 0),
+    ("softmax", 1),
+    ("softmax", 2),
+  ]
+  assert {p.config.data.name for p in points} == {"digits"}
+
+
 def test_argument_other_files_and_equal_names(write):
   path = write(
     "def sweep(data):\n"
