@@ -1,5 +1,7 @@
 r"""SOT(Q, K) in CCT-2/3x2 at 40 regularizations from 0.025 to 1, three seeds each: does the coefficient matter?
 
+    python -m convnn_jax.report.sweep --config=configs/sot_entropy_sweep.py          # all; docs/reports.md
+    python -m convnn_jax.report.sweep --config=configs/sot_entropy_sweep.py:digits --vmap=8 --limit=24
     python train.py --config=configs/sot_entropy_sweep.py                     # one point: CIFAR-10, regularization 0.1
     python train.py --config=configs/sot_entropy_sweep.py:digits --config.model.attention.regularization=0.8
 
@@ -23,3 +25,8 @@ def sweep():
   return [
     {"model.attention.regularization": value, "seed": seed} for value in REGULARIZATIONS for seed in SEEDS
   ]
+
+
+def baseline(data="cifar10"):
+  """Softmax attention in the same model, with every seed of the sweep."""
+  return {"config": f"configs/cct_2_3x2.py:{data}"}

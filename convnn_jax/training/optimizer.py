@@ -6,7 +6,7 @@ import re
 import jax
 import optax
 
-from convnn_jax.errors import UserError, choose
+from convnn_jax.errors import UserError, choose, is_known
 from convnn_jax.training.schedule import make_schedule, scale_learning_rates
 
 
@@ -78,7 +78,7 @@ def make_optimizer(config, steps_per_epoch: int, num_steps: int, batch_size: int
   config = scale_learning_rates(config, batch_size)
   schedule = make_schedule(config, steps_per_epoch, num_steps)
   for field in ("weight_decay", "clip_norm", "final_learning_rate"):
-    if config[field] < 0:
+    if is_known(config[field]) and config[field] < 0:
       raise UserError(f"optimizer.{field}={config[field]} must be at least 0.")
   for field in ("ema_decay", "momentum", "b1", "b2"):
     if not 0 <= config[field] < 1:
