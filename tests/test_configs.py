@@ -42,6 +42,7 @@ NUM_PARAMS = {
   "reattention": 5_479_306 + 12 * (192 + 9 + 6),
   **dict.fromkeys(("sot_q", "sot_q_no_softmax", "sot_qk", "sot_qk_no_softmax", "sot_qkt"), 283_723),
   "sot_entropy_sweep": 283_723,
+  "sot_study": 283_723,
   "sparse": 5_479_306,
   "vit_softmax": 5_479_306,
   # Swin, with the 1000 classes of ImageNet.
