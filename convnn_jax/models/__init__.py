@@ -7,6 +7,8 @@ from convnn_jax import registry
 __all__ = ["MODELS", "make_model", "model_class"]
 
 MODELS = {
+  "cnn": "cnn:CNN",
+  "hybrid": "hybrid:Hybrid",
   "vit": "vit:ViT",
 }
 
