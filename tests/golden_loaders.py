@@ -1,49 +1,15 @@
 """How the reference cases of each family run here. A new family = one function and one line in LOADERS."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
+from golden_case import Loaded, load_module
+from golden_zoo import load_zoo
 
-from convnn_jax.attention import make_attention
-from convnn_jax.attention.local import local_scores, pad_tokens
-from convnn_jax.convert import convnn, zoo
+from convnn_jax.convert import convnn
 from convnn_jax.convert.options import NotOffered
-from convnn_jax.convert.rules import Rule, to_flax
 from convnn_jax.errors import UserError
-from convnn_jax.layers.norm import layer_norm
-from convnn_jax.models import make_model
-from convnn_jax.models.encoder import EncoderBlock
-from convnn_jax.ops.masks import hidden_bias
-
-
-class Loaded(NamedTuple):
-  """A reference case, ready to run.
-
-  Attributes:
-    run: (our params, *inputs in the source's layout) -> output in the source's layout.
-    params: ours, from the case's `param:*`.
-    rules: table that brings gradients back to the source's names and layouts.
-    input_gradients: whether the family stores `grad:x` for this module.
-  """
-
-  run: Callable[..., Any]
-  params: Any
-  rules: Sequence[Rule]
-  input_gradients: bool = True
-
-
-class NormedAttention(nn.Module):
-  """A published attention with its LayerNorm inside."""
-
-  spec: Mapping[str, Any]
-
-  @nn.compact
-  def __call__(self, x, *, train):
-    return make_attention(self.spec, name="attention")(layer_norm("norm")(x), train=train)
 
 
 def load_convnn(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Loaded:
@@ -60,47 +26,8 @@ def load_convnn(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
       "model": lambda: {f"block_{layer}": {"attention": drawn} for layer in range(made.spec["depth"])},
     }
     collections = {"candidates": within[made.kind]()}
-  loaded = _load_module(made, config, arrays, collections)
+  loaded = load_module(made, config, arrays, collections=collections)
   return loaded._replace(input_gradients=made.kind != "model")
-
-
-def load_zoo(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Loaded:
-  """Cases of the comparison attentions."""
-  options, bias = {}, None
-  if "aux:key_mask" in arrays:
-    options = {"key_mask": "given in aux:key_mask"}
-    bias = hidden_bias(arrays["aux:key_mask"], arrays["x"].dtype)[:, None, None]
-  made = zoo.conversion({**config, **options})
-  if made.kind != "scores":
-    return _load_module(made, config, arrays, bias=bias)
-
-  def core(params, query, key, value):
-    del params
-    query, key, value = (jnp.swapaxes(y, 1, 2) for y in (query, key, value))
-    fields = made.spec | {"scale": made.spec["scale"] or query.shape[-1] ** -0.5}
-    weights = jax.nn.softmax(local_scores(query, key, bias, **fields), axis=-1)
-    return jnp.einsum("bhnm,bmhd->bhnd", weights, pad_tokens(value, weights.shape[-1]))
-
-  state = {name.removeprefix("param:"): a for name, a in arrays.items() if name.startswith("param:")}
-  return Loaded(core, to_flax(state, made.rules, {}, ignore=made.ignore), made.rules)
-
-
-def _load_module(made, config, arrays, collections=None, bias=None) -> Loaded:
-  kind, spec, rules, ignore = made
-  module = {
-    "attention": lambda: make_attention(spec),
-    "normed_attention": lambda: NormedAttention(spec),
-    "block": lambda: EncoderBlock(**spec),
-    "model": lambda: make_model(spec, num_classes=config["num_classes"]),
-  }[kind]()
-  enter = lambda x: x.transpose(0, 2, 3, 1) if kind == "model" else x
-  options = {} if bias is None else {"bias": bias}
-  init = lambda x: module.init(jax.random.key(0), enter(x), train=False)["params"]
-  state = {name.removeprefix("param:"): a for name, a in arrays.items() if name.startswith("param:")}
-  params = to_flax(state, rules, jax.eval_shape(init, arrays["x"]), ignore=ignore)
-  variables = lambda params: {"params": params, **(collections or {})}
-  run = lambda params, x: module.apply(variables(params), enter(x), train=False, **options)
-  return Loaded(run, params, rules)
 
 
 LOADERS = {
