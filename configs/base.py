@@ -34,18 +34,23 @@ def get_config() -> ConfigDict:
         image_size=224,  # pixels; images are resized to this square
         augment=(),  # words, in training only: crop (random, zero padded), flip (horizontal)
         crop_padding=4,  # pixels of the source image
-        normalization="dataset",  # mean and deviation of: dataset, imagenet, half (0.5 and 0.5)
+        normalization="dataset",  # mean and deviation of: dataset, imagenet, mnist, half (0.5 and 0.5)
       ),
       model=dict(
         name="vit",
         patch_size=16,  # pixels
+        patch_norm="after",  # LayerNorm after the patches' linear map; both (before, too), none
         width=192,  # channels of a token
         depth=12,  # blocks
         mlp_dim=768,  # hidden width of the MLPs
         dropout_rate=0.1,
-        position_embedding="sincos",  # sincos, learned, none
-        pooling="cls",  # cls (class token), mean
-        final_norm="none",  # none, layer_norm
+        embedding_dropout_rate=0.0,  # on the tokens that enter the first block
+        position_embedding="sincos",  # sincos, sincos_one_frequency, learned, none
+        position_std=0.02,  # of new learned positions
+        num_positions=0,  # rows of the learned table; 0 = one per token
+        pooling="cls",  # cls (class token), mean, mean_all (class token, too), query (learned ones cross-attend)
+        num_queries=1,  # of pooling="query"
+        final_norm="none",  # none, layer_norm, after_pooling
         attention=dict(name="softmax", num_heads=3, dropout_rate=0.1),  # replaced as a whole
       ),
       loss=dict(
@@ -94,7 +99,9 @@ def with_data(config: ConfigDict, preset: str = "cifar10") -> ConfigDict:
   """
   name, _, path = preset.partition("=")
   fields = dict(choose("data preset", name, PRESETS))
-  config.model.patch_size = fields.pop("patch_size")
+  patch_size = fields.pop("patch_size")
+  if config.model.get("patch_size"):  # not where a model has none, or derives it
+    config.model.patch_size = patch_size
   config.data.update(fields)
   config.data.data_dir = path
   if name == "digits":
@@ -107,9 +114,11 @@ def _shrink(config: ConfigDict) -> None:
   config.eval_batch_size = 360
   config.num_epochs = 25
   config.log_every = 44  # an epoch
-  config.model.update(width=64, depth=4, mlp_dim=128)
+  smaller = dict(width=64, depth=4, mlp_dim=128)
+  config.model.update({field: value for field, value in smaller.items() if field in config.model})
   config.optimizer.update(learning_rate=3e-3, schedule="cosine", warmup_epochs=5.0)
-  _shrink_attention(config.model.attention)
+  if "attention" in config.model:
+    _shrink_attention(config.model.attention)
 
 
 def _shrink_attention(spec: ConfigDict) -> None:

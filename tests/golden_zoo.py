@@ -80,15 +80,16 @@ def _protocol(made, config, arrays):
   per_example = make_loss(base.get_config().loss)
   mean_loss = lambda params, x, labels: jnp.mean(per_example(inner.run(params, x), labels))
 
+  def step(carry, batch):
+    params, state = carry
+    loss, grads = jax.value_and_grad(mean_loss)(params, *batch)
+    updates, state = optimizer.update(grads, state, params, value=loss)
+    return (optax.apply_updates(params, updates), state), loss
+
   def run(params, x):
-    state, losses = optimizer.init(params), []
-    for step in range(num_steps):
-      loss, grads = jax.value_and_grad(mean_loss)(params, x[step], arrays["labels"][step])
-      updates, state = optimizer.update(grads, state, params, value=loss)
-      params = optax.apply_updates(params, updates)
-      losses.append(loss)
-    rates = [jnp.asarray(schedule(step), x.dtype) for step in range(num_steps)]
-    return inner.run(params, x[0]), jnp.stack(losses), jnp.stack(rates), params
+    (final, _), losses = jax.lax.scan(step, (params, optimizer.init(params)), (x, arrays["labels"]))
+    rates = jnp.stack([jnp.asarray(schedule(step), x.dtype) for step in range(num_steps)])
+    return inner.run(final, x[0]), losses, rates, final
 
   def named(output):
     y, losses, rates, params = output
