@@ -189,6 +189,9 @@ def test_parameters_go_there_and_back(name):
   if made.kind == "model":
     told = checkpoint_options(there)
     assert told.items() >= {k: v for k, v in options.items() if k in told}.items()
+    if "mean" in name:  # newer versions keep an empty array
+      there["cls_token"] = np.zeros((0, 12))
+      assert checkpoint_options(there) == told
     assert (told["batch_axis"], told["cls_token"]) == ("2026" not in name, "mean" not in name)
   back = to_flax(there, made.rules, shapes, ignore=made.ignore)
   jax.tree.map(np.testing.assert_array_equal, back, params)

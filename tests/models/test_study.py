@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fast_jit import fast_jit
+from random_params import random_params
 
 from convnn_jax.attention import ATTENTIONS
 from convnn_jax.errors import UserError
@@ -89,15 +90,10 @@ SMALL = dict(width=24, depth=1, mlp_dim=8)
 X = jax.random.normal(jax.random.key(0), (2, 12, 12, 3))
 
 
-@functools.partial(fast_jit, static_argnums=0)
-def init(model, x):
-  return model.init(jax.random.key(1), x, train=False)
-
-
 def test_the_cnn_is_its_plain_loops():
   model = make_model(dict(name="cnn", stem_channels=(2, 3), hidden_dim=4), num_classes=5)
   x = X[:, :7, :8, :1]
-  params = init(model, x)["params"]
+  params = random_params(model, x)["params"]
   out = fast_jit(lambda v: model.apply(v, x, train=False))({"params": params})
   p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 
@@ -124,7 +120,7 @@ def test_dropout_of_the_cnn_is_on_in_training_only():
   for field in ("stem_dropout_rate", "hidden_dropout_rate"):
     rates = dict(stem_dropout_rate=0.0, hidden_dropout_rate=0.0) | {field: 0.5}
     model = make_model(dict(name="cnn", stem_channels=(2, 3), **rates), num_classes=5)
-    variables = init(model, X)
+    variables = random_params(model, X)
     noisy = fast_jit(
       lambda seed, m=model, v=variables: m.apply(v, X, train=True, rngs={"dropout": jax.random.key(seed)})
     )
@@ -135,8 +131,8 @@ def test_dropout_of_the_cnn_is_on_in_training_only():
 def test_the_hybrid_is_a_vit_on_the_stem():
   vit = dict(**SMALL, attention=dict(name="softmax", num_heads=3), patch_norm="both")
   hybrid = make_model(dict(name="hybrid", stem_channels=(4, 5), **vit), num_classes=5)
-  params = init(hybrid, X)["params"]
-  features = ConvStem((4, 5)).apply({"params": params["stem"]}, X)
+  params = random_params(hybrid, X)["params"]
+  features = fast_jit(ConvStem((4, 5)).apply)({"params": params["stem"]}, X)
   rest = {name: leaf for name, leaf in params.items() if name != "stem"}
   plain = make_model(dict(name="vit", patch_size=2, **vit), num_classes=5)  # half of the map's 4 pixels
   run = fast_jit(lambda model, params, x: model.apply({"params": params}, x, train=False), static_argnums=0)
