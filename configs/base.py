@@ -32,8 +32,25 @@ def get_config() -> ConfigDict:
         name="cifar10",  # digits, mnist, fashion_mnist, cifar10, cifar100, imagenet, folder
         data_dir="",  # prepared data; "" = $TFDS_DATA_DIR or ~/tensorflow_datasets; for folder its path
         image_size=224,  # pixels; images are resized to this square
-        augment=(),  # words, in training only: crop (random, zero padded), flip (horizontal)
-        crop_padding=4,  # pixels of the source image
+        augment=(),  # words, in training only, applied in their order; the last three stand last:
+        # crop (random, zero padded; a random box of streamed images), flip (horizontal), resized_crop (a random box,
+        # resized), autoaugment, randaugment, erasing (a random box), mixup, cutmix (both: one of them per batch)
+        crop_padding=4,  # of crop, pixels of the source image
+        crop_area=(0.08, 1.0),  # of resized_crop: least and largest share of the image's area
+        interpolation="bilinear",  # of resized_crop and randaugment: bilinear, bicubic, random (either, per image)
+        policy="cifar10",  # of autoaugment: cifar10, imagenet
+        randaugment_layers=2,  # operations per image
+        randaugment_magnitude=9.0,  # mean strength of an operation, 0 to 10
+        randaugment_std=0.5,  # its standard deviation
+        randaugment_probability=0.5,  # of each operation being applied
+        erase_probability=0.25,  # of an image having a box erased
+        erase_fill="noise",  # noise (normal, per pixel), color (normal, per image), zero; after normalisation
+        mixup_alpha=0.8,  # the share of an image is drawn from Beta(alpha, alpha)
+        cutmix_alpha=1.0,  # the same for the share of its area
+        mix_probability=1.0,  # of a batch being mixed
+        mix_switch_probability=0.5,  # of cutmix instead of mixup, where both words stand
+        mix_epochs=0.0,  # only the first so many epochs are mixed; 0 = all
+        center_fraction=0.0,  # evaluation of streamed images: centre square, share of the shorter side; 0 = usual
         normalization="dataset",  # mean and deviation of: dataset, imagenet, mnist, half (0.5 and 0.5)
       ),
       model=dict(
@@ -61,12 +78,19 @@ def get_config() -> ConfigDict:
         name="adamw",  # adamw, adam (decay in the gradient), sgd
         learning_rate=1e-4,  # peak
         weight_decay=0.01,
-        decay="all",  # parameters that decay: all (as published), kernels (no biases, norms, tokens)
+        learning_rate_batch=0,  # batch size for which the rates are given; they grow in proportion; 0 = any
+        decay="all",  # parameters that decay: all (as published), kernels (no biases, norms, tokens, positions),
+        # matrices (no biases, no vectors; tokens and positions decay), swin (matrices without positions and scales)
         momentum=0.9,  # of sgd
         b1=0.9,  # of adam and adamw
         b2=0.999,
         schedule="constant",  # constant, step, cosine, plateau (of the epoch's mean training loss)
-        warmup_epochs=0.0,  # linear from 0
+        schedule_unit="step",  # the rate changes with every: step, epoch
+        warmup_epochs=0.0,
+        warmup="linear",  # linear, hyperbolic (peak / units left)
+        warmup_learning_rate=0.0,  # where linear starts; 0 = peak / number of units, not at 0
+        decay_from="warmup",  # step and cosine count from: warmup (its end), start (warm-up replaces their beginning)
+        cooldown_epochs=0.0,  # last epochs, at the final rate
         final_learning_rate=0.0,  # where cosine ends
         decay_every=30.0,  # epochs between the steps of `step`; epochs without progress for `plateau`
         decay_factor=0.1,  # of `step` and `plateau`
@@ -90,9 +114,16 @@ PRESETS = {
   "folder": dict(name="folder", image_size=224, patch_size=16, augment=("flip",)),
 }
 
+_PLAIN = ("digits", "mnist")  # crops, flips and mixtures of digits are other digits, or none
 
-def with_data(config: ConfigDict, preset: str = "cifar10") -> ConfigDict:
+
+def with_data(config: ConfigDict, preset: str = "cifar10", image_size: int = 0) -> ConfigDict:
   """Applies a data preset: a key of PRESETS, or "folder=PATH".
+
+  Args:
+    config: changed in place.
+    preset: the data set.
+    image_size: pixels that the model is made for; it then keeps its own patches on data sets that are resized. 0 = 224.
 
   Raises:
     UserError: unknown preset.
@@ -100,8 +131,13 @@ def with_data(config: ConfigDict, preset: str = "cifar10") -> ConfigDict:
   name, _, path = preset.partition("=")
   fields = dict(choose("data preset", name, PRESETS))
   patch_size = fields.pop("patch_size")
-  if config.model.get("patch_size"):  # not where a model has none, or derives it
+  if image_size and fields["image_size"] == 224:
+    fields["image_size"] = image_size
+  elif config.model.get("patch_size"):  # not where a model has none, or derives it
     config.model.patch_size = patch_size
+  usual = fields.pop("augment", ())
+  if name in _PLAIN or not config.data.augment:  # a recipe's augmentation stays where the images bear it
+    config.data.augment = usual
   config.data.update(fields)
   config.data.data_dir = path
   if name == "digits":
@@ -114,20 +150,24 @@ def _shrink(config: ConfigDict) -> None:
   config.eval_batch_size = 360
   config.num_epochs = 25
   config.log_every = 44  # an epoch
-  smaller = dict(width=64, depth=4, mlp_dim=128)
+  smaller = dict(width=64, depth=min(config.model.get("depth", 4), 4), mlp_dim=128)
+  if "num_convolutions" in config.model:
+    smaller |= dict(kernel_size=3, num_convolutions=1)  # 4 x 4 tokens
   config.model.update({field: value for field, value in smaller.items() if field in config.model})
   config.optimizer.update(learning_rate=3e-3, schedule="cosine", warmup_epochs=5.0)
+  # What a recipe says about its own rates and epochs does not fit.
+  config.optimizer.update(final_learning_rate=0.0, warmup_learning_rate=0.0, learning_rate_batch=0)
+  config.optimizer.update(cooldown_epochs=0.0, schedule_unit="step", warmup="linear", decay_from="warmup")
   if "attention" in config.model:
     _shrink_attention(config.model.attention)
 
 
 def _shrink_attention(spec: ConfigDict) -> None:
-  """Fits a spec, and the specs inside it, to 17 tokens of width 64."""
+  """Fits a spec, and the specs inside it, to 16 or 17 tokens of width 64."""
   if spec.get("num_heads", 1) > 1:
     spec.num_heads = 4  # the published 3 does not divide a width of 64
-  smaller = dict(
-    head_dim=16, window_size=5, window=5
-  )  # windows wider than the image would be softmax attention
+  # Wider windows would be softmax attention; in a narrower band the class token would never hear of the last rows.
+  smaller = dict(head_dim=16, window_size=5, window=9)
   for field, value in smaller.items():
     if spec.get(field, 0) > value:
       spec[field] = value

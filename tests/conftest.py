@@ -13,8 +13,9 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# (family, case) -> {dtype: result}, filled by tests/test_golden.py; printed as one line a case.
-GOLDEN_RESULTS = pytest.StashKey[dict]()
+# (family, case) -> {dtype: result}, sent by tests/test_golden.py with its reports, which reach the end of the run also
+# from several processes (pytest -n); printed as one line a case.
+GOLDEN_RESULTS: dict[tuple[str, str], dict[str, str]] = {}
 
 
 def pytest_addoption(parser):
@@ -25,22 +26,19 @@ def pytest_addoption(parser):
   )
 
 
-def pytest_configure(config):
-  config.stash[GOLDEN_RESULTS] = {}
+def pytest_runtest_logreport(report):
+  for name, value in report.user_properties:
+    if name == "reference case" and report.when == "call":
+      family, case, dtype, result = value
+      GOLDEN_RESULTS.setdefault((family, case), {})[dtype] = result
 
 
-def pytest_terminal_summary(terminalreporter, config):
-  if results := config.stash[GOLDEN_RESULTS]:
+def pytest_terminal_summary(terminalreporter):
+  if GOLDEN_RESULTS:
     terminalreporter.section("reference cases: worst difference of the output and of the gradients")
-    for (family, case), by_dtype in sorted(results.items()):
+    for (family, case), by_dtype in sorted(GOLDEN_RESULTS.items()):
       text = "; ".join(f"{dtype} {by_dtype[dtype]}" for dtype in sorted(by_dtype, reverse=True))
       terminalreporter.write_line(f"{family:8} {case:56} {text}")
-
-
-@pytest.fixture
-def golden_results(request):
-  """What is printed at the end, whatever the output capture."""
-  return request.config.stash[GOLDEN_RESULTS]
 
 
 @pytest.fixture

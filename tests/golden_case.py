@@ -9,9 +9,12 @@ import jax
 from convnn_jax.attention import make_attention
 from convnn_jax.attention.softmax import MultiHeadAttention
 from convnn_jax.convert.rules import Rule, to_flax
+from convnn_jax.layers.conv_tokenizer import ConvTokenizer
 from convnn_jax.layers.mlp import Mlp
 from convnn_jax.layers.norm import layer_norm
+from convnn_jax.layers.pooling import SequencePooling
 from convnn_jax.models import make_model, transformer
+from convnn_jax.models.cct import CompactBlock
 from convnn_jax.models.encoder import EncoderBlock
 
 
@@ -54,6 +57,9 @@ def module_of(made, config) -> nn.Module:
   return {
     "attention": lambda: make_attention(spec),
     "normed_attention": lambda: Normed(lambda: make_attention(spec, name="attention")),
+    "compact_block": lambda: CompactBlock(**spec),
+    "pooling": SequencePooling,
+    "tokenizer": lambda: ConvTokenizer(**spec),
     "normed_mlp": lambda: Normed(lambda: Mlp(**spec, name="mlp")),
     "block": lambda: EncoderBlock(**spec),
     "model": lambda: make_model(spec, num_classes=config["num_classes"]),
@@ -71,11 +77,14 @@ def load_module(
 ) -> Loaded:
   """A case of a module; `leave` brings its output into the source's form."""
   module = module_of(made, config)
-  enter = lambda x: x.transpose(0, 2, 3, 1) if made.kind == "model" else x
+  enter = lambda x: x.transpose(0, 2, 3, 1) if made.kind in ("model", "tokenizer") else x
+  if made.kind == "tokenizer":
+    leave = lambda y: y.reshape(y.shape[0], -1, y.shape[-1])
   inputs = [arrays[name] for name in ("x", "x2", "x3") if name in arrays]
-  options = {} if bias is None else {"bias": bias}
-  init = lambda *inputs: module.init(jax.random.key(0), *map(enter, inputs), train=False)["params"]
+  options = {} if made.kind in ("tokenizer", "pooling") else {"train": False}
+  options |= {} if bias is None else {"bias": bias}
+  init = lambda *inputs: module.init(jax.random.key(0), *map(enter, inputs), **options)["params"]
   params = to_flax(params_of(arrays), made.rules, jax.eval_shape(init, *inputs), ignore=made.ignore)
   variables = lambda params: {"params": params, **(collections or {})}
-  run = lambda params, *x: leave(module.apply(variables(params), *map(enter, x), train=False, **options))
+  run = lambda params, *x: leave(module.apply(variables(params), *map(enter, x), **options))
   return Loaded(run, params, made.rules)

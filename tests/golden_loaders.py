@@ -3,13 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from golden_case import Loaded, load_module
 from golden_zoo import load_zoo
 
-from convnn_jax.convert import convnn
+from configs import base
+from convnn_jax.convert import convnn, sot_cct
 from convnn_jax.convert.options import NotOffered
 from convnn_jax.errors import UserError
+from convnn_jax.layers.pos_embed import resize_positions
+from convnn_jax.ops.self_transport import self_transport
+from convnn_jax.training.schedule import make_schedule
 
 
 def load_convnn(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Loaded:
@@ -30,8 +35,36 @@ def load_convnn(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
   return loaded._replace(input_gradients=made.kind != "model")
 
 
+def load_sot_cct(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Loaded:
+  """Cases of self-optimal transport and the compact transformers."""
+  made = sot_cct.conversion(config)
+  run = {
+    "transport": lambda spec: lambda params, *inputs: _transport(inputs, spec),
+    "resize": lambda spec: lambda params, table: resize_positions(table[0], **spec)[None],
+    "schedule": lambda spec: lambda params: _learning_rates(**spec),
+  }
+  if made.kind in run:
+    return Loaded(run[made.kind](made.spec), {}, made.rules)
+  return load_module(made, config, arrays)
+
+
+def _learning_rates(num_epochs, optimizer):
+  """One for each epoch: [num_epochs]."""
+  config = base.get_config().optimizer
+  config.update(optimizer)
+  return make_schedule(config, 1, num_epochs)(jnp.arange(num_epochs))
+
+
+def _transport(inputs, spec):
+  """[n d] or [b n d], one input or two -> the same with [n n]."""
+  single = [x if x.ndim == 3 else x[None] for x in inputs]
+  result, _ = self_transport(*(x[:, :, None] for x in single), **spec)
+  return result[:, 0] if inputs[0].ndim == 3 else result[0, 0]
+
+
 LOADERS = {
   "convnn": load_convnn,
+  "sot_cct": load_sot_cct,
   "zoo": load_zoo,
 }
 

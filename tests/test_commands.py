@@ -1,16 +1,14 @@
 """train.py and eval.py as a user runs them: output, exit codes, resuming, several devices and processes."""
 
 import json
-import os
 import pathlib
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
+from commands import result, run, start
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = [
@@ -25,34 +23,6 @@ SMALL = [
   "--config.num_epochs=4",
   "--config.optimizer.warmup_epochs=1.0",
 ]
-
-
-def start(script, *args, devices=1, **kwargs):
-  env = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    "PYTHONUNBUFFERED": "1",
-  }
-  return subprocess.Popen(
-    [sys.executable, str(ROOT / script), *map(str, args)],
-    cwd=ROOT,
-    env=env | kwargs.pop("env", {}),
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    **kwargs,
-  )
-
-
-def run(script, *args, expect=0, **kwargs):
-  process = start(script, *args, **kwargs)
-  out, err = process.communicate(timeout=300)
-  assert process.returncode == expect, f"exit code {process.returncode}\n{out}\n{err}"
-  return out, err
-
-
-def result(workdir):
-  return json.loads((workdir / "result.json").read_text())
 
 
 @pytest.fixture(scope="module")

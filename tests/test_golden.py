@@ -78,19 +78,18 @@ def _compare(path, dtype):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_case(case, dtype, golden_results):
-  results = golden_results.setdefault((case.parent.name, case.stem), {})
+def test_case(case, dtype, record_property):
+  record = lambda text: record_property("reference case", (case.parent.name, case.stem, dtype, text))
   try:
     worst, worst_gradient, unmatched = _compare(case, dtype)
   except NotOffered as reason:
-    results[dtype] = f"left out: {reason}"
+    record(f"left out: {reason}")
     pytest.skip(str(reason))
   except Exception as error:
-    results[dtype] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    record(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
     raise
-  results[dtype] = f"dy {worst:.1e} dgrad {worst_gradient:.1e}"
-  if unmatched:
-    results[dtype] += f" gradients on one side only: {sorted(unmatched)}"
-  assert not unmatched, results[dtype]
+  names = f" gradients on one side only: {sorted(unmatched)}" if unmatched else ""
+  record(f"dy {worst:.1e} dgrad {worst_gradient:.1e}{names}")
+  assert not unmatched, names
   assert worst <= TOLERANCES[dtype][0]
   assert worst_gradient <= TOLERANCES[dtype][1]

@@ -16,6 +16,7 @@ ATTENTIONS = {
   "neighborhood": "neighborhood:NeighborhoodAttention",
   "reattention": "reattention:ReAttention",
   "softmax": "softmax:SoftmaxAttention",
+  "sot": "sot:SotAttention",
   "sparse": "sparse:SparseAttention",
 }
 

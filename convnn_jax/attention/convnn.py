@@ -29,11 +29,12 @@ from convnn_jax.layers.dropout import Dropout
 from convnn_jax.layers.merge_heads import scramble_heads
 from convnn_jax.layers.neighbor_conv import NeighborConvolution
 from convnn_jax.ops import neighbors
-from convnn_jax.ops.candidates import random_candidates, spatial_candidates
+from convnn_jax.ops.candidates import random_candidates, spatial_candidates, spatial_grid_candidates
 from convnn_jax.ops.similarity import SIMILARITIES, similarity
 
 QUIRKS = ("scrambled_heads", "weak_self_mask", "rank_coordinates", "self_fill", "distance_weights")
-CANDIDATES = ("all", "random", "spatial")
+CANDIDATES = ("all", "random", "spatial", "spatial_grid")
+POSITION_USES = ("features", "positions", "both")
 # Which of query, key and value are projected; what is not is the (head-split) input itself.
 PROJECTIONS = {
   "qkv": ("query", "key", "value"),
@@ -57,10 +58,15 @@ class ConvNNAttention(nn.Module):
     convolution: "depthwise" (starts as ones), "standard" or "depthwise_separable".
     projection: which inputs are projected: "qkv", "qk", "v" or "none".
     candidates: "all", "random" (drawn anew each step, shared by the batch; evaluation uses one fixed draw
-      unless given a "candidates" rng) or "spatial" (evenly spaced along the sequence).
-    num_candidates: how many tokens are sampled.
+      unless given a "candidates" rng), "spatial" (evenly spaced along the sequence) or "spatial_grid" (evenly
+      spaced rows and columns of patches, our reading of the README's "3x3"; needs `grid`).
+    num_candidates: how many tokens are sampled; for "spatial_grid" a square number, 9 for 3x3.
     candidate_padding: tokens left out at both ends by "spatial".
-    coordinate_encoding: appends the position in [-1, 1] to query, key and value of each head.
+    similarity_on: what is compared: "features", "positions" (the place along the sequence in [-1, 1], nothing
+      projected) or "both" (the position as one more channel). The published README names such flags, its code has
+      none: these two words are our definition.
+    aggregate_on: what is convolved: "features", "positions" or "both".
+    coordinate_encoding: True stands for "both" in the two, the published option.
     split_heads: False compares and aggregates over the full width (num_heads then has no part).
     value_features: channels of the value when heads are not split; 0 = the full width.
     dropout_rate: on the result of the convolution, before heads are merged.
@@ -83,6 +89,8 @@ class ConvNNAttention(nn.Module):
   candidates: str = "all"
   num_candidates: int = 32
   candidate_padding: int = 0
+  similarity_on: str = "features"
+  aggregate_on: str = "features"
   coordinate_encoding: bool = False
   split_heads: bool = True
   value_features: int = 0
@@ -97,24 +105,22 @@ class ConvNNAttention(nn.Module):
   @nn.compact
   def __call__(self, x, *, train, context=None, bias=None, grid=None):
     """See Attention.__call__; `context` is possible with candidates="all" only."""
-    del grid
     self._check(context)
     c = x.shape[-1]
     source = x if context is None else context
     n, m = x.shape[1], source.shape[1]
-    chosen = self._candidate_tokens(n, train)  # None or [m'] token positions
+    chosen = self._candidate_tokens(n, train, grid)  # None or [m'] token positions
     compared = source if chosen is None else jnp.take(source, chosen, axis=1)
 
-    query, d = self._project(x, "query")
-    key, _ = self._project(compared, "key")
-    value, value_width = self._project(source, "value")
-    if self.coordinate_encoding:
-      positions = _coordinates(m, x.dtype)
-      by_rank = "rank_coordinates" in self.quirks and chosen is not None
-      sampled = positions if chosen is None else positions[chosen]
-      query = _append(query, _coordinates(n, x.dtype))
-      key = _append(key, _coordinates(key.shape[1], x.dtype) if by_rank else sampled)
-      value = _append(value, positions)
+    places = _positions(m)
+    if chosen is None:
+      places_compared = places
+    else:
+      places_compared = _positions(len(chosen)) if "rank_coordinates" in self.quirks else places[chosen]
+    query = self._read(x, "query", _positions(n))
+    key = self._read(compared, "key", places_compared)
+    value = self._read(source, "value", places)
+    d = self._head_width(c)
 
     scores = similarity(query, key, kind=self.similarity, scale=d**-0.5)  # [b h n m]
     if bias is not None:
@@ -157,18 +163,35 @@ class ConvNNAttention(nn.Module):
         f"value_features={self.value_features} needs split_heads=False, projection='qkv' or 'v', and"
         " convolution='standard', which brings the values back to the full width."
       )
-    if self.coordinate_encoding and self.convolution == "depthwise":
-      raise UserError(
-        "coordinate_encoding=True appends a channel to the values, and a depthwise convolution cannot turn d + 1"
-        " channels into d; use convolution='standard' or 'depthwise_separable'."
-      )
+    self._check_positions()
     if context is not None and self.candidates != "all":
       raise UserError(
         f"convnn attention with candidates='{self.candidates}' always takes the token itself as a neighbour, which"
         " has no meaning in cross-attention; use candidates='all'."
       )
 
-  def _candidate_tokens(self, num_tokens, train):
+  def _check_positions(self):
+    for field in ("similarity_on", "aggregate_on"):
+      if getattr(self, field) not in POSITION_USES:
+        raise unknown_name(field, getattr(self, field), POSITION_USES)
+    words = {self.similarity_on, self.aggregate_on}
+    if self.coordinate_encoding and words != {"features"}:
+      raise UserError(
+        f"coordinate_encoding=True means 'both' for similarity_on='{self.similarity_on}' and"
+        f" aggregate_on='{self.aggregate_on}'; give either it or the two words."
+      )
+    given = "coordinate_encoding=True" if self.coordinate_encoding else f"aggregate_on='{self.aggregate_on}'"
+    if (self.coordinate_encoding or self.aggregate_on != "features") and self.convolution == "depthwise":
+      raise UserError(
+        f"{given} changes the number of channels of the values (the position is one more, or the only one), and a"
+        " depthwise convolution cannot turn them into d; use convolution='standard' or 'depthwise_separable'."
+      )
+    if self.value_features and self.aggregate_on == "positions":
+      raise UserError(
+        f"value_features={self.value_features} needs values with features; use aggregate_on='features' or 'both'."
+      )
+
+  def _candidate_tokens(self, num_tokens, train, grid):
     """Token positions [m] of sampled candidates; None = all tokens."""
     if self.candidates == "all":
       return None
@@ -181,23 +204,46 @@ class ConvNNAttention(nn.Module):
       )
     if self.candidates == "spatial":
       return jnp.asarray(spatial_candidates(num_tokens, self.num_candidates, self.candidate_padding))
+    if self.candidates == "spatial_grid":
+      if grid is None or grid.num_tokens != num_tokens:
+        raise UserError(
+          f"candidates='spatial_grid' needs the TokenGrid of its {num_tokens} tokens, not {grid}; use"
+          " candidates='spatial' where there is none."
+        )
+      return jnp.asarray(
+        spatial_grid_candidates(grid.rows, grid.columns, self.num_candidates, grid.num_prefix)
+      )
     if self.has_variable("candidates", "index"):  # a caller fixed the draw
       return jnp.asarray(self.get_variable("candidates", "index"))
     drawn = train or self.has_rng("candidates")
     key = self.make_rng("candidates") if drawn else jax.random.key(0)
     return random_candidates(key, num_tokens, self.num_candidates)
 
-  def _project(self, inputs, role):
-    """[b n c] -> ([b n h d], d); rows are the queries, candidates the keys."""
-    c = inputs.shape[-1]
+  def _head_width(self, width):
+    return head_width(width, self.num_heads if self.split_heads else 1)
+
+  def _read(self, inputs, role, positions):
+    """What the role sees of its tokens: [b n c], [n] -> [b n h d], d + 1 or 1 channels with positions."""
+    what = (
+      "both" if self.coordinate_encoding else self.aggregate_on if role == "value" else self.similarity_on
+    )
     heads = self.num_heads if self.split_heads else 1
-    d = head_width(c, heads)
+    shape = (*inputs.shape[:2], heads, 1)
+    column = jnp.broadcast_to(positions[None, :, None, None], shape).astype(self.dtype or inputs.dtype)
+    if what == "positions":
+      return column
+    features = self._project(inputs, role, heads)
+    return features if what == "features" else jnp.concatenate([features, column], axis=-1)
+
+  def _project(self, inputs, role, heads):
+    """[b n c] -> [b n h d]; rows are the queries, candidates the keys."""
+    c = inputs.shape[-1]
+    d = self._head_width(c)
     if role not in PROJECTIONS[self.projection]:
-      return inputs.reshape(*inputs.shape[:2], heads, d), d
+      return inputs.reshape(*inputs.shape[:2], heads, d)
     if role == "value" and self.value_features:
       d = self.value_features
-    project = split_dense(heads, d, c, bias=self.qkv_bias, name=role, dtype=self.dtype)
-    return project(inputs), d
+    return split_dense(heads, d, c, bias=self.qkv_bias, name=role, dtype=self.dtype)(inputs)
 
   def _mask_self(self, scores, chosen):
     """Applies the rule for the score of a token against itself."""
@@ -238,12 +284,6 @@ class ConvNNAttention(nn.Module):
     )
 
 
-def _coordinates(num_tokens, dtype):
-  """Positions along the sequence, evenly from -1 to 1: [n]."""
-  return jnp.linspace(-1.0, 1.0, num_tokens, dtype=jnp.float32).astype(dtype)
-
-
-def _append(heads, coordinate):
-  """[b n h d], [n] -> [b n h d+1]."""
-  column = jnp.broadcast_to(coordinate[None, :, None, None], (*heads.shape[:-1], 1)).astype(heads.dtype)
-  return jnp.concatenate([heads, column], axis=-1)
+def _positions(num_tokens):
+  """Places along the sequence, evenly from -1 to 1: [n]."""
+  return jnp.linspace(-1.0, 1.0, num_tokens, dtype=jnp.float32)

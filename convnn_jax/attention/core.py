@@ -1,9 +1,10 @@
-"""What the dense attentions share: scores to result."""
+"""What the dense attentions share: tokens to queries, keys and values; scores to result."""
 
 import jax
 import jax.numpy as jnp
 
 from convnn_jax.errors import UserError
+from convnn_jax.layers.dense import split_dense
 from convnn_jax.layers.dropout import Dropout
 
 
@@ -20,11 +21,36 @@ def attend(module, scores, value, *, train: bool, dropout_rate: float | None = N
   Returns:
     [b n h d].
   """
-  weights = jax.nn.softmax(scores, axis=-1)
+  return mix(module, jax.nn.softmax(scores, axis=-1), value, train=train, dropout_rate=dropout_rate)
+
+
+def mix(module, weights, value, *, train: bool, dropout_rate: float | None = None):
+  """The second half of `attend`, for weights [b h n m] that are no softmax: dropout, then weights times values."""
   module.sow("intermediates", "attention_weights", weights)
   rate = module.dropout_rate if dropout_rate is None else dropout_rate
   weights = Dropout(rate)(weights.astype(value.dtype), deterministic=not train)
   return jnp.einsum("bhnm,bmhd->bnhd", weights, value)
+
+
+def project_qkv(module, x, source, head_dim: int, *, bias: bool, value_source=None):
+  """Query of x [b n c], key and value of source [b m c]: three of [b . h d].
+
+  Args:
+    module: the attention, a linen module in a compact call; its `num_heads`, `dtype` and, if it has one,
+      `linear_init` count.
+    x: tokens that ask.
+    source: tokens that answer: x itself, or the context.
+    head_dim: d.
+    bias: whether the projections have one.
+    value_source: where the values come from, if not from `source`.
+  """
+  shared = dict(bias=bias, dtype=module.dtype, init=getattr(module, "linear_init", "uniform"))
+
+  def project(inputs, name):
+    return split_dense(module.num_heads, head_dim, inputs.shape[-1], name=name, **shared)(inputs)
+
+  value_source = source if value_source is None else value_source
+  return project(x, "query"), project(source, "key"), project(value_source, "value")
 
 
 def no_context(name: str, context) -> None:

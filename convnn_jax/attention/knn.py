@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from convnn_jax.attention.base import head_width
-from convnn_jax.attention.core import attend
-from convnn_jax.layers.dense import merge_dense, split_dense
+from convnn_jax.attention.core import attend, project_qkv
+from convnn_jax.layers.dense import merge_dense
 from convnn_jax.ops.neighbors import keep_neighbors
 from convnn_jax.ops.similarity import similarity
 
@@ -44,10 +44,7 @@ class KnnAttention(nn.Module):
     c = x.shape[-1]
     d = head_width(c, self.num_heads)
     source = x if context is None else context
-    project = lambda inputs, name: split_dense(
-      self.num_heads, d, inputs.shape[-1], bias=self.qkv_bias, name=name, dtype=self.dtype
-    )(inputs)
-    query, key, value = project(x, "query"), project(source, "key"), project(source, "value")
+    query, key, value = project_qkv(self, x, source, d, bias=self.qkv_bias)
     scores = similarity(query, key, kind="dot", scale=self.scale or d**-0.5)  # [b h n m]
     if bias is not None:
       scores = scores + bias

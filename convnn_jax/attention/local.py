@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from convnn_jax.attention.base import head_width
-from convnn_jax.attention.core import attend, no_context
+from convnn_jax.attention.core import attend, no_context, project_qkv
 from convnn_jax.errors import UserError, unknown_name
-from convnn_jax.layers.dense import dense, merge_dense, split_dense
+from convnn_jax.layers.dense import dense, merge_dense
 from convnn_jax.layers.norm import layer_norm
 from convnn_jax.ops import masks
 from convnn_jax.ops.rotary import rotate
@@ -79,8 +79,7 @@ class LocalAttention(nn.Module):
     d = head_width(c, h, self.head_dim)
     if self.prenorm:
       x = layer_norm("norm", self.dtype)(x)
-    project = lambda name: split_dense(h, d, c, bias=False, name=name, dtype=self.dtype)(x)
-    query, key, value = (project(name) for name in ("query", "key", "value"))
+    query, key, value = project_qkv(self, x, x, d, bias=False)
     if self.qk_norm == "l2":
       query, key = (self._scaled(y, name) for y, name in ((query, "query_scale"), (key, "key_scale")))
 

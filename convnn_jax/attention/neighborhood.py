@@ -12,9 +12,9 @@ import flax.linen as nn
 import numpy as np
 
 from convnn_jax.attention.base import head_width
-from convnn_jax.attention.core import attend, no_context
+from convnn_jax.attention.core import attend, no_context, project_qkv
 from convnn_jax.errors import UserError, unknown_name
-from convnn_jax.layers.dense import merge_dense, split_dense
+from convnn_jax.layers.dense import merge_dense
 from convnn_jax.layers.dropout import Dropout
 from convnn_jax.ops import masks
 from convnn_jax.ops.similarity import similarity
@@ -57,10 +57,7 @@ class NeighborhoodAttention(nn.Module):
     n, c = x.shape[1:]
     mask = self._mask(n, grid)
     d = head_width(c, self.num_heads)
-    project = lambda name: split_dense(self.num_heads, d, c, bias=self.qkv_bias, name=name, dtype=self.dtype)(
-      x
-    )
-    query, key, value = (project(name) for name in ("query", "key", "value"))
+    query, key, value = project_qkv(self, x, x, d, bias=self.qkv_bias)
     scores = similarity(query, key, kind="dot", scale=self.scale or d**-0.5)
     scores = scores + masks.hidden_bias(mask, scores.dtype)[None, None]
     if bias is not None:

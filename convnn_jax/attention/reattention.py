@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from convnn_jax.attention.base import head_width
-from convnn_jax.layers.dense import merge_dense, split_dense
+from convnn_jax.attention.core import project_qkv
+from convnn_jax.layers.dense import merge_dense
 from convnn_jax.layers.dropout import Dropout
 from convnn_jax.layers.norm import layer_norm
 from convnn_jax.ops.similarity import similarity
@@ -43,10 +44,7 @@ class ReAttention(nn.Module):
     c, h = x.shape[-1], self.num_heads
     d = head_width(c, h, self.head_dim)
     source = x if context is None else context
-    project = lambda inputs, name: split_dense(
-      h, d, inputs.shape[-1], bias=self.qkv_bias, name=name, dtype=self.dtype
-    )(inputs)
-    query, key, value = project(x, "query"), project(source, "key"), project(source, "value")
+    query, key, value = project_qkv(self, x, source, d, bias=self.qkv_bias)
     scores = similarity(query, key, kind="dot", scale=d**-0.5)  # [b h n m]
     if bias is not None:
       scores = scores + bias

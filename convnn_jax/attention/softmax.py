@@ -9,9 +9,9 @@ from typing import Any
 import flax.linen as nn
 
 from convnn_jax.attention.base import head_width
-from convnn_jax.attention.core import attend
+from convnn_jax.attention.core import attend, project_qkv
 from convnn_jax.errors import UserError, unknown_name
-from convnn_jax.layers.dense import merge_dense, split_dense
+from convnn_jax.layers.dense import merge_dense
 from convnn_jax.ops.similarity import similarity
 
 OUT_PROJECTIONS = ("linear", "none")
@@ -29,6 +29,7 @@ class MultiHeadAttention(nn.Module):
     qkv_bias: biases on the query, key and value projections.
     out_bias: bias on the output projection.
     out_projection: "linear", or "none" for heads side by side as they are (needs h d = c).
+    linear_init: of the projections, a word of layers/init.py; "normal" in compact transformers.
     dtype: compute dtype; scores and softmax stay float32.
   """
 
@@ -38,6 +39,7 @@ class MultiHeadAttention(nn.Module):
   qkv_bias: bool = False
   out_bias: bool = False
   out_projection: str = "linear"
+  linear_init: str = "uniform"
   dtype: Any = None
 
   @nn.compact
@@ -46,10 +48,7 @@ class MultiHeadAttention(nn.Module):
     shape, c = query.shape, query.shape[-1]
     d = head_width(c, self.num_heads, self.head_dim)
     self._check(c, d)
-    project = lambda inputs, name: split_dense(
-      self.num_heads, d, inputs.shape[-1], bias=self.qkv_bias, name=name, dtype=self.dtype
-    )(inputs)
-    query, key, value = project(query, "query"), project(key, "key"), project(value, "value")
+    query, key, value = project_qkv(self, query, key, d, bias=self.qkv_bias, value_source=value)
 
     scores = similarity(query, key, kind="dot", scale=d**-0.5)  # [b h n m]
     if bias is not None:
@@ -57,7 +56,9 @@ class MultiHeadAttention(nn.Module):
     out = attend(self, scores, value, train=train)
     if self.out_projection == "none":
       return out.reshape(shape)
-    return merge_dense(c, self.num_heads * d, bias=self.out_bias, name="out", dtype=self.dtype)(out)
+    return merge_dense(
+      c, self.num_heads * d, bias=self.out_bias, name="out", dtype=self.dtype, init=self.linear_init
+    )(out)
 
   def _check(self, c, d):
     if self.out_projection not in OUT_PROJECTIONS:

@@ -10,9 +10,9 @@ from typing import Any
 import flax.linen as nn
 
 from convnn_jax.attention.base import head_width
-from convnn_jax.attention.core import attend, no_context
+from convnn_jax.attention.core import attend, no_context, project_qkv
 from convnn_jax.errors import UserError, choose
-from convnn_jax.layers.dense import merge_dense, split_dense
+from convnn_jax.layers.dense import merge_dense
 from convnn_jax.ops import masks
 from convnn_jax.ops.similarity import similarity
 
@@ -61,10 +61,7 @@ class SparseAttention(nn.Module):
     mask[: self.global_tokens] = mask[:, : self.global_tokens] = True
 
     d = head_width(c, self.num_heads)
-    project = lambda name: split_dense(self.num_heads, d, c, bias=self.qkv_bias, name=name, dtype=self.dtype)(
-      x
-    )
-    query, key, value = (project(name) for name in ("query", "key", "value"))
+    query, key, value = project_qkv(self, x, x, d, bias=self.qkv_bias)
     scores = similarity(query, key, kind="dot", scale=d**-0.5)
     scores = scores + masks.hidden_bias(mask, scores.dtype)[None, None]
     if bias is not None:

@@ -14,7 +14,8 @@ NUMBER_OR_NULL, INTEGER_OR_NULL, FLAG_OR_NULL = (
 )
 NUMBER_OR_OFF = "a number or 'off'"
 INTEGER_OR_TWO, TWO_INTEGERS, SIZES = "an integer or two integers", "two integers", "three integers"
-OPTIONS = "options by name"
+SIDES = "an integer or several"
+OPTIONS, OPTIONS_OR_NULL = "options by name", "options by name or null"
 
 
 class NotOffered(UserError):
@@ -84,12 +85,14 @@ def _has_type(value, wanted):
   integer = isinstance(value, int) and not isinstance(value, bool)
   if wanted in (FLAG, FLAG_OR_NULL):
     return isinstance(value, bool)
+  if wanted == SIDES and not integer:
+    return isinstance(value, Sequence) and all(_has_type(v, INTEGER) for v in value)
   if wanted in (SIZES, TWO_INTEGERS, INTEGER_OR_TWO) and not integer:
     several = isinstance(value, Sequence) and all(_has_type(v, INTEGER) for v in value)
     return several and len(value) == (3 if wanted == SIZES else 2)
   if wanted == NUMBER_OR_OFF and value == "off":
     return True
-  if wanted == OPTIONS:
+  if wanted in (OPTIONS, OPTIONS_OR_NULL):
     return isinstance(value, Mapping)
   if integer:
     return wanted not in (SIZES, TWO_INTEGERS)

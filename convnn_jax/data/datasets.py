@@ -2,11 +2,10 @@
 
 import dataclasses
 
-from convnn_jax.data import digits, folder, prepared, splits
+from convnn_jax.data import decode, digits, folder, prepared, splits
+from convnn_jax.data.augment import check_augment
 from convnn_jax.data.catalog import CATALOG, NORMALIZATIONS
-from convnn_jax.errors import UserError, choose, unknown_name
-
-AUGMENTATIONS = ("crop", "flip")
+from convnn_jax.errors import UserError, choose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +47,7 @@ def info(config):
   """The DataInfo of a data section, checked; reads no images (a folder is listed, not read).
 
   Args:
-    config: fields name, data_dir, image_size, augment, crop_padding, normalization.
+    config: the data section, see configs/base.py.
 
   Raises:
     UserError: an unknown name or word, an impossible number, a folder without the right layout.
@@ -107,23 +106,23 @@ def open_dataset(config):
 
 def _streams(train, test, config, entry):
   """The two StreamSplits over two files of records (folder.Files or prepared.Records)."""
-  common = {"image_size": config.image_size, "center_fraction": entry.center_fraction}
-  crop = "random" if "crop" in config.augment else "center"
-  return splits.StreamSplit(train, crop=crop, **common), splits.StreamSplit(test, **common)
+  common = {
+    "image_size": config.image_size,
+    "center_fraction": config.center_fraction or entry.center_fraction,
+  }
+  area = config.crop_area if "resized_crop" in config.augment else decode.AREA_RANGE
+  crop = "random" if {"crop", "resized_crop"} & set(config.augment) else "center"
+  return splits.StreamSplit(train, crop=crop, crop_area=area, **common), splits.StreamSplit(test, **common)
 
 
 def _check(config):
-  if isinstance(config.augment, str):  # its letters would be taken for words
-    raise UserError(f"augment='{config.augment}' must be a tuple of words, such as ('{config.augment}',).")
-  for word in config.augment:
-    if word not in AUGMENTATIONS:
-      raise unknown_name("augmentation", word, AUGMENTATIONS)
+  check_augment(config)
   choose("normalization", config.normalization, NORMALIZATIONS)
   if config.image_size < 1:
     raise UserError(f"image_size={config.image_size} must be at least 1 pixel.")
-  if config.crop_padding < 0:
+  if not 0 <= config.center_fraction <= 1:
     raise UserError(
-      f"crop_padding={config.crop_padding} must be at least 0 pixels; 0 leaves images uncropped."
+      f"center_fraction={config.center_fraction} must lie in [0, 1]; 0 takes the data set's own."
     )
 
 

@@ -66,14 +66,16 @@ def center_box(shape, fraction):
   return (rows - side) // 2, (columns - side) // 2, side, side
 
 
-def random_box(shape, draws):
+def random_box(shape, draws, area_range=AREA_RANGE):
   """(top, left, height, width) of a random box in an image of `shape` [Y X ...].
 
-  draws: 4 numbers in [0, 1): area, aspect, top, left. A box that does not fit is cut down to the
-  image (torchvision draws again, which would need an unknown number of random numbers).
+  draws: 4 numbers in [0, 1): area, aspect, top, left. area_range: least and largest share of the image's area. A box
+  that does not fit is cut down to the image (torchvision draws again, which would need an unknown number of random
+  numbers).
   """
   rows, columns = shape[:2]
-  area = rows * columns * (AREA_RANGE[0] + draws[0] * (AREA_RANGE[1] - AREA_RANGE[0]))
+  least, largest = area_range
+  area = rows * columns * (least + draws[0] * (largest - least))
   low, high = (math.log(ratio) for ratio in ASPECT_RANGE)
   aspect = math.exp(low + draws[1] * (high - low))
   height = min(rows, max(1, round(math.sqrt(area / aspect))))

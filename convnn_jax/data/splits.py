@@ -34,12 +34,14 @@ class StreamSplit:
     image_size: height and width of the decoded images, pixels.
     crop: "center" always takes the centre; "random" is for training, and `train_batches` draws boxes.
     center_fraction: side of the centre square as a share of the image's shorter side.
+    crop_area: least and largest area of a random box, as shares of the image's area.
   """
 
   records: Any
   image_size: int
   crop: str = "center"
   center_fraction: float = 1.0
+  crop_area: tuple[float, float] = decode.AREA_RANGE
   kind = "stream"
 
   def __len__(self):
@@ -69,7 +71,7 @@ class StreamSplit:
       if draws is None:
         box = decode.center_box(image.shape, self.center_fraction)
       else:
-        box = decode.random_box(image.shape, draws[row])
+        box = decode.random_box(image.shape, draws[row], self.crop_area)
       images[row] = decode.resize(image, box, self.image_size)
 
     list(_pool().map(work, range(len(labels))))  # list: errors of the workers surface here

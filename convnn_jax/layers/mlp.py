@@ -18,18 +18,20 @@ class Mlp(nn.Module):
     hidden: width between the two linear layers.
     dropout_rate: after the activation.
     activation: "gelu" (exact) or "relu".
+    init: of the linear layers, a word of layers/init.py.
     dtype: compute dtype.
   """
 
   hidden: int
   dropout_rate: float = 0.0
   activation: str = "gelu"
+  init: str = "uniform"
   dtype: Any = None
 
   @nn.compact
   def __call__(self, x, *, train: bool):
     c = x.shape[-1]
-    y = dense(self.hidden, c, bias=True, name="hidden_layer", dtype=self.dtype)(x)
+    y = dense(self.hidden, c, bias=True, name="hidden_layer", dtype=self.dtype, init=self.init)(x)
     y = choose("activation", self.activation, ACTIVATIONS)(y)
     y = Dropout(self.dropout_rate)(y, deterministic=not train)
-    return dense(c, self.hidden, bias=True, name="out", dtype=self.dtype)(y)
+    return dense(c, self.hidden, bias=True, name="out", dtype=self.dtype, init=self.init)(y)

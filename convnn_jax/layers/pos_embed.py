@@ -1,6 +1,7 @@
 """Position embeddings: fixed sine and cosine, learned, or none."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -64,3 +65,31 @@ class PositionEmbedding(nn.Module):
     else:
       raise unknown_name("position_embedding", self.kind, POSITION_EMBEDDINGS)
     return x + table.astype(x.dtype)[None]
+
+
+def resize_positions(table, old_grid: tuple[int, int], new_grid: tuple[int, int], num_prefix: int = 0):
+  """A learned table for another image size: [num_prefix + y x, c] -> [num_prefix + y' x', c].
+
+  Bilinear, pixel centres at half-integers, no smoothing when it shrinks, as the published loaders do. Rows of class
+  tokens are kept as they are. Fixed tables are not resized but computed anew, by `sincos_table`.
+
+  Args:
+    table: rows in the order of the tokens.
+    old_grid: (rows, columns) of the tokens that it was learned for.
+    new_grid: (rows, columns) wanted.
+    num_prefix: class tokens in front.
+
+  Raises:
+    UserError: the table does not fit the old grid.
+  """
+  rows, columns = old_grid
+  if table.ndim != 2 or table.shape[0] != num_prefix + rows * columns:
+    raise UserError(
+      f"A position table of shape {table.shape} does not fit a grid of {rows} x {columns} tokens and {num_prefix} class"
+      " tokens."
+    )
+  c = table.shape[1]
+  grid = table[num_prefix:].reshape(rows, columns, c)
+  with jax.default_matmul_precision("highest"):
+    grid = jax.image.resize(grid, (*new_grid, c), "bilinear", antialias=False)
+  return jnp.concatenate([table[:num_prefix], grid.reshape(-1, c)])

@@ -7,6 +7,7 @@ from convnn_jax import registry
 __all__ = ["MODELS", "make_model", "model_class"]
 
 MODELS = {
+  "cct": "cct:CCT",
   "cnn": "cnn:CNN",
   "hybrid": "hybrid:Hybrid",
   "vit": "vit:ViT",

@@ -75,10 +75,11 @@ def assemble(config: ConfigDict) -> Pieces:
     raise UserError(
       f"config.batch_size={config.batch_size} must be at most {info.num_train}, the training images of {info.name}."
     )
+  _check_pairs(config)
   num_steps = steps_per_epoch * config.num_epochs
   model = make_model(_plain(config.model), num_classes=info.num_classes, dtype=jnp.dtype(config.dtype))
   make_loss(config.loss)  # its words are checked here
-  optimizer, schedule = make_optimizer(config.optimizer, steps_per_epoch, num_steps)
+  optimizer, schedule = make_optimizer(config.optimizer, steps_per_epoch, num_steps, config.batch_size)
 
   def init(key) -> TrainState:
     return TrainState.create(model, optimizer, key, info.image_shape, config.optimizer.ema_decay)
@@ -98,6 +99,16 @@ def assemble(config: ConfigDict) -> Pieces:
     create_state=lambda: jax.jit(init, out_shardings=layout)(key),
     state_shapes=sharding.with_sharding(shapes, layout),
   )
+
+
+def _check_pairs(config) -> None:
+  """Mixing exchanges images within pairs, so every part of a batch must have whole pairs."""
+  part = config.batch_size // config.optimizer.accumulate
+  if part % 2 and set(data.MIXING) & set(config.data.augment):
+    raise UserError(
+      f"mixup and cutmix mix pairs of images: config.batch_size={config.batch_size} in"
+      f" optimizer.accumulate={config.optimizer.accumulate} parts gives {part} images, which must be an even number."
+    )
 
 
 def _check_training(model, shapes, info) -> None:

@@ -28,6 +28,7 @@ from convnn_jax.models import model_class
 
 # Where the data lie does not change what is computed: a run may be moved.
 _MAY_DIFFER = {"data.data_dir"}
+_NO_CONFIGS = ("__init__.py", "base.py", "recipes.py")  # what lies in configs/ beside the experiments
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -55,7 +56,7 @@ def name_of(path: str) -> str:
 def _get_config(file: pathlib.Path, argument: str) -> ConfigDict:
   if not file.is_file():
     folder = file.parent if file.parent.is_dir() else pathlib.Path("configs")
-    known = [str(folder / f.name) for f in folder.glob("*.py") if f.name not in ("__init__.py", "base.py")]
+    known = [str(folder / f.name) for f in folder.glob("*.py") if f.name not in _NO_CONFIGS]
     raise unknown_name("config file", str(file), known)
   if file.suffix != ".py":
     raise UserError(f"--config={file} is not a Python file; see configs/convnn_k9.py for an example.")

@@ -1,68 +1,42 @@
 """config.optimizer -> an optax chain."""
 
+import functools
+import re
+
 import jax
 import optax
 
-from convnn_jax.errors import UserError, choose, unknown_name
+from convnn_jax.errors import UserError, choose
+from convnn_jax.training.schedule import make_schedule, scale_learning_rates
 
 
-def _constant(config, steps_per_epoch, decay_steps):
-  return optax.constant_schedule(config.learning_rate)
+def _is_kernel(path, leaf):
+  return path[-1] == "kernel" and leaf.ndim > 1
 
 
-def _cosine(config, steps_per_epoch, decay_steps):
-  if config.final_learning_rate > config.learning_rate:
-    raise UserError(
-      f"optimizer.final_learning_rate={config.final_learning_rate} must be at most"
-      f" learning_rate={config.learning_rate}."
-    )
-  final = config.final_learning_rate / config.learning_rate
-  return optax.cosine_decay_schedule(config.learning_rate, max(decay_steps, 1), alpha=final)
+def _is_matrix(path, leaf):
+  """Biases have two axes where they are per head, so their name decides."""
+  return leaf.ndim > 1 and not path[-1].endswith("bias")
 
 
-def _step(config, steps_per_epoch, decay_steps):
-  every = max(round(config.decay_every * steps_per_epoch), 1)
-  return optax.exponential_decay(config.learning_rate, every, config.decay_factor, staircase=True)
+# Tables of positions and what makes them, and the temperature of cosine attention. A table of relative position
+# *weights* decays.
+_SWIN_FREE = re.compile(r"absolute_pos|position_embedding|relative_position_bias|cpb_mlp|cpw_mlp|logit_scale")
 
 
-# `plateau` keeps the rate constant here; make_optimizer adds the part that watches the loss.
-SCHEDULES = {"constant": _constant, "cosine": _cosine, "step": _step, "plateau": _constant}
+def _swin(path, leaf):
+  return _is_matrix(path, leaf) and not _SWIN_FREE.search("/".join(path))
 
 
-def make_schedule(config, steps_per_epoch: int, num_steps: int):
-  """Learning rate as a function of the step (0-based), linear warm-up first.
-
-  Raises:
-    UserError: unknown schedule, or numbers outside their range.
-  """
-  schedule = choose("optimizer.schedule", config.schedule, SCHEDULES)
-  for field in ("learning_rate", "decay_every", "decay_factor"):
-    if config[field] <= 0:
-      raise UserError(f"optimizer.{field}={config[field]} must be larger than 0.")
-  if config.warmup_epochs < 0:
-    raise UserError(f"optimizer.warmup_epochs={config.warmup_epochs} must be at least 0.")
-  warmup = round(config.warmup_epochs * steps_per_epoch)
-  if warmup >= num_steps > 0 and warmup:
-    raise UserError(
-      f"optimizer.warmup_epochs={config.warmup_epochs} is {warmup} steps, but the whole run has {num_steps}; set"
-      " --config.optimizer.warmup_epochs=0 or a larger --config.num_epochs."
-    )
-  main = schedule(config, steps_per_epoch, num_steps - warmup)
-  if not warmup:
-    return main
-  # Starts at 1/warmup of the peak, not at 0: the first step should learn too.
-  ramp = optax.linear_schedule(config.learning_rate / warmup, config.learning_rate, warmup - 1)
-  return optax.join_schedules([ramp, main], [warmup])
+# word -> (names on the path of a parameter, the parameter) -> whether it decays
+DECAYS = {"all": lambda path, leaf: True, "kernels": _is_kernel, "matrices": _is_matrix, "swin": _swin}
 
 
-def _decay_mask(config):
-  if config.decay == "all":
-    return None
-  if config.decay == "kernels":
-    return lambda params: jax.tree_util.tree_map_with_path(
-      lambda path, leaf: path[-1].key == "kernel" and leaf.ndim > 1, params
-    )
-  raise unknown_name("optimizer.decay", config.decay, ("all", "kernels"))
+def decay_mask(word, params):
+  """Which parameters decay: a tree of bool like `params`. `word` is a key of DECAYS."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: DECAYS[word](tuple(entry.key for entry in path), leaf), params
+  )
 
 
 def _adamw(config, schedule, mask):
@@ -82,16 +56,23 @@ def _sgd(config, schedule, mask):
 OPTIMIZERS = {"adamw": _adamw, "adam": _adam, "sgd": _sgd}
 
 
-def make_optimizer(config, steps_per_epoch: int, num_steps: int):
+def make_optimizer(config, steps_per_epoch: int, num_steps: int, batch_size: int = 0):
   """Returns (optax transformation, schedule). Its update takes `value=loss` as extra argument.
 
   Order: clip the global gradient norm, optimiser with decay, then for schedule="plateau" a factor that drops
   when an epoch's mean training loss has not improved for `decay_every` epochs (never the test set's).
 
+  Args:
+    config: config.optimizer.
+    steps_per_epoch, num_steps: of the run.
+    batch_size: of the run; matters only where the config's learning rates are given for some other.
+
   Raises:
     UserError: unknown name or number outside its range.
   """
   build = choose("optimizer", config.name, OPTIMIZERS)
+  choose("optimizer.decay", config.decay, DECAYS)
+  config = scale_learning_rates(config, batch_size)
   schedule = make_schedule(config, steps_per_epoch, num_steps)
   for field in ("weight_decay", "clip_norm", "final_learning_rate"):
     if config[field] < 0:
@@ -99,8 +80,9 @@ def make_optimizer(config, steps_per_epoch: int, num_steps: int):
   for field in ("ema_decay", "momentum", "b1", "b2"):
     if not 0 <= config[field] < 1:
       raise UserError(f"optimizer.{field}={config[field]} must lie in [0, 1).")
+  mask = None if config.decay == "all" else functools.partial(decay_mask, config.decay)
   parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-  parts.append(build(config, schedule, _decay_mask(config)))
+  parts.append(build(config, schedule, mask))
   if config.schedule == "plateau":
     if not 0 < config.decay_factor < 1:
       raise UserError(f"optimizer.decay_factor={config.decay_factor} must lie in (0, 1) for a plateau.")

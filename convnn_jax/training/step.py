@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from convnn_jax import data
-from convnn_jax.training.losses import make_loss, top_k_correct
+from convnn_jax.training.losses import make_loss, share_correct, top_k_correct
 from convnn_jax.training.state import TrainState
 
 # One stream of random numbers per purpose; the numbers fix the streams, so do not renumber.
@@ -23,24 +23,26 @@ def make_train_step(model, optimizer, schedule, config, info):
 
   `resident` and `batch` come from convnn_jax.data. Metrics are float32 scalars: loss, top1, grad_norm,
   learning_rate, skipped, skipped_in_a_row. An update whose loss or gradient is not finite is left out and
-  counted; the step number goes on.
+  counted; the step number goes on. With mixed labels top1 counts the label's share of the predicted class.
   """
   per_example = make_loss(config.loss)
   parts = config.optimizer.accumulate
+  mixed_steps = round(config.data.mix_epochs * (info.num_train // config.batch_size))  # 0 = all
 
-  def loss_of_part(params, collections, images, labels, rngs):
-    images = data.augment(images, rngs["augment"], config.data, info)
+  def loss_of_part(params, collections, images, labels, rngs, step):
+    mixing = step < mixed_steps if mixed_steps else True
+    images, targets = data.augment_batch(images, labels, rngs["augment"], config.data, info, mixing)
     logits, updated = model.apply(
       {"params": params, **collections}, images, train=True, rngs=rngs, mutable=list(collections)
     )
-    losses = per_example(logits, labels, label_smoothing=config.loss.label_smoothing)
-    return jnp.mean(losses), (jnp.mean(top_k_correct(logits, labels, 1)), updated)
+    losses = per_example(logits, targets, label_smoothing=config.loss.label_smoothing)
+    return jnp.mean(losses), (jnp.mean(share_correct(logits, targets)), updated)
 
   gradient = jax.value_and_grad(loss_of_part, has_aux=True)
 
   def loss_and_gradient(state, resident, batch, rngs):
     if parts == 1:
-      return gradient(state.params, state.collections, *data.fetch(resident, batch), rngs)
+      return gradient(state.params, state.collections, *data.fetch(resident, batch), rngs, state.step)
     # Row i of the batch goes to part i % parts: the rows of a device stay on it.
     split = jax.tree.map(lambda rows: jnp.moveaxis(rows.reshape(-1, parts, *rows.shape[1:]), 1, 0), batch)
 
@@ -48,7 +50,7 @@ def make_train_step(model, optimizer, schedule, config, info):
       number, part = numbered_part
       part_rngs = {name: jax.random.fold_in(key, number) for name, key in rngs.items()}
       (loss, (top1, collections)), grads = gradient(
-        state.params, total[3], *data.fetch(resident, part), part_rngs
+        state.params, total[3], *data.fetch(resident, part), part_rngs, state.step
       )
       sums = jax.tree.map(jnp.add, total[:3], (loss, top1, grads))
       return (*sums, collections), None

@@ -12,6 +12,15 @@ def _heads(x, params, role, num_heads):
   return np.einsum("nc,chd->nhd", x, params[role]["kernel"]) + params[role].get("bias", 0.0)
 
 
+def _see(x, params, role, num_heads, position, what):
+  """Features, the position as the only channel, or both: [n h .]."""
+  column = np.tile(position[:, None, None], (1, num_heads, 1))
+  if what == "positions":
+    return column
+  heads = _heads(x, params, role, num_heads)
+  return heads if what == "features" else np.concatenate([heads, column], -1)
+
+
 def _score(q, k, kind, d):
   """Larger = nearer."""
   if kind == "dot":
@@ -52,23 +61,23 @@ def convnn(
   convolution,
   temperature=1.0,
   chosen=None,
-  coordinates=None,
+  similarity_on="features",
+  aggregate_on="features",
   quirks=(),
   self_fill_value=1.1,
 ):
-  """x [b n c] -> [b n c]; `chosen` are the sampled token positions, `coordinates` "token" or "rank"."""
+  """x [b n c] -> [b n c]; `chosen` are the sampled token positions."""
   n = x.shape[1]
   tokens = list(range(n)) if chosen is None else [int(t) for t in chosen]
   out = []
   for example in x:
-    query, value = _heads(example, params, "query", num_heads), _heads(example, params, "value", num_heads)
-    key = _heads(example[tokens], params, "key", num_heads)
-    d = query.shape[-1]
-    if coordinates:
-      position = np.linspace(-1, 1, n)
-      of_key = np.linspace(-1, 1, len(tokens)) if coordinates == "rank" else position[tokens]
-      append = lambda heads, p: np.concatenate([heads, np.tile(p[:, None, None], (1, num_heads, 1))], -1)
-      query, key, value = append(query, position), append(key, of_key), append(value, position)
+    position = np.linspace(-1, 1, n)
+    by_rank = "rank_coordinates" in quirks and chosen is not None
+    of_key = np.linspace(-1, 1, len(tokens)) if by_rank else position[tokens]
+    query = _see(example, params, "query", num_heads, position, similarity_on)
+    key = _see(example[tokens], params, "key", num_heads, of_key, similarity_on)
+    value = _see(example, params, "value", num_heads, position, aggregate_on)
+    d = x.shape[-1] // num_heads
     mixed = []
     for i in range(n):
       heads = []

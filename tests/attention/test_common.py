@@ -59,6 +59,7 @@ CASES = {
   "neighborhood": Case(dict(num_heads=3, window_size=3), 4 * 24 * 24 + 24, **ALONG),
   "reattention": Case(dict(num_heads=3), 4 * 24 * 24 + 24 + 3 * 3 + 2 * 3),
   "softmax": Case(SOFTMAX, 4 * 24 * 24),
+  "sot": Case(dict(num_heads=3, variant="query_key"), 4 * 24 * 24, takes_bias=False, takes_context=False),
   "sparse": Case(dict(num_heads=3, pattern="local", window=4), 4 * 24 * 24, **ALONG),
 }
 ROWS, COLUMNS, WIDTH = 4, 4, 24

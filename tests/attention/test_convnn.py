@@ -9,9 +9,10 @@ import pytest
 from convnn_reference import convnn as reference
 from fast_jit import fast_jit
 
-from convnn_jax.attention import make_attention
+from convnn_jax.attention import TokenGrid, make_attention
 from convnn_jax.convert.rules import flat
 from convnn_jax.errors import UserError
+from convnn_jax.ops.candidates import spatial_grid_candidates
 
 SIMILARITIES = ("dot", "cosine", "euclidean")
 WEIGHTINGS = ("softmax", "similarity", "full_softmax", "sum")
@@ -41,21 +42,22 @@ def _apply(module, params, x, **kwargs):
   return fast_jit(lambda p, x: module.apply({"params": p}, x, train=False, **kwargs))(params, x)
 
 
-def _check_against_loops(x, *specs, coordinates=None, chosen=None):
+def _check_against_loops(x, *specs, chosen=None):
   """Both in float64; all specs are compiled together, which is quicker."""
   sampled = {} if chosen is None else dict(candidates="random", num_candidates=len(chosen))
-  rank = ("rank_coordinates",) if coordinates == "rank" else ()
-  common = sampled | dict(coordinate_encoding=coordinates is not None)
-  modules = [_module(**spec | common | dict(quirks=spec.get("quirks", ()) + rank)) for spec in specs]
+  modules = [_module(**spec | sampled) for spec in specs]
   params = [_params(module, x) for module in modules]
   drawn = {} if chosen is None else {"candidates": {"index": chosen}}
   apply = lambda module, p, x: module.apply({"params": p} | drawn, x, train=False)
   with jax.enable_x64(True):
     outputs = fast_jit(lambda ps, x: [apply(m, p, x) for m, p in zip(modules, ps, strict=True)])(params, x)
   names = ("num_heads", "num_neighbors", "similarity", "weighting", "convolution", "temperature")
+  names += ("self_fill_value", "quirks")
   for ours, module, p in zip(outputs, modules, params, strict=True):
-    given = {name: getattr(module, name) for name in (*names, "self_fill_value", "quirks")}
-    loops = reference(x, p, **given, chosen=chosen, coordinates=coordinates)
+    given = {name: getattr(module, name) for name in names}
+    for field in ("similarity_on", "aggregate_on"):
+      given[field] = "both" if module.coordinate_encoding else getattr(module, field)
+    loops = reference(x, p, **given, chosen=chosen)
     # Sums of similarities may be close to 0, which makes large weights.
     atol = 1e-6 * max(1, np.abs(loops).max())
     np.testing.assert_allclose(ours, loops, rtol=1e-6, atol=atol, err_msg=str(module))
@@ -71,12 +73,52 @@ def test_equals_loops(chosen):
     _check_against_loops(_tokens(2, 7, 6), *specs[: 3 if chosen is None else 1], chosen=chosen)
 
 
-@pytest.mark.parametrize("coordinates", ["token", "rank"])
-def test_coordinates_equal_loops(coordinates):
-  spec = dict(num_heads=2, num_neighbors=3, convolution="standard")
+@pytest.mark.parametrize("quirks", [(), ("rank_coordinates",)])
+def test_coordinates_equal_loops(quirks):
+  spec = dict(num_heads=2, num_neighbors=3, convolution="standard", coordinate_encoding=True, quirks=quirks)
   specs = [spec | dict(similarity=similarity) for similarity in SIMILARITIES]
-  _check_against_loops(_tokens(1, 7, 6), *specs, coordinates=coordinates, chosen=CHOSEN)
-  _check_against_loops(_tokens(1, 7, 6), *specs, coordinates="token")
+  _check_against_loops(_tokens(1, 7, 6), *specs, chosen=CHOSEN)
+  _check_against_loops(_tokens(1, 7, 6), *specs)
+
+
+def test_features_and_positions_in_every_combination_equal_loops():
+  uses = itertools.product(("features", "positions", "both"), repeat=2)
+  spec = dict(num_heads=2, num_neighbors=3, convolution="standard")  # distances of even steps would be ties
+  specs = [spec | dict(similarity_on=compared, aggregate_on=convolved) for compared, convolved in uses]
+  specs.append(spec | dict(aggregate_on="positions", convolution="depthwise_separable"))
+  _check_against_loops(_tokens(1, 6, 6), *specs)
+  _check_against_loops(_tokens(1, 6, 6), *specs[3:6], chosen=CHOSEN[1:])
+  # What is not read is not projected.
+  roles = lambda spec: set(_params(_module(**spec), _tokens(1, 6, 6))) - {"out", "convolution"}
+  assert roles(spec | dict(similarity_on="positions")) == {"value"}
+  assert roles(spec | dict(aggregate_on="positions")) == {"query", "key"}
+
+
+def test_neighbors_by_position_are_the_nearest_along_the_sequence():
+  x = jnp.asarray(_tokens(1, 7, 6), jnp.float32)
+  module = _module(num_neighbors=3, similarity="euclidean", similarity_on="positions")
+  sown = module.apply({"params": _params(module, x)}, x, train=False, mutable=["intermediates"])[1]
+  visible = np.asarray(sown["intermediates"]["attention_weights"][0][0, 0]) > 0
+  expected = np.abs(np.subtract.outer(np.arange(7), np.arange(7))) <= 1
+  expected[0, 2] = expected[6, 4] = True
+  np.testing.assert_array_equal(visible, expected)
+
+
+def test_grid_candidates_are_rows_and_columns_of_patches():
+  np.testing.assert_array_equal(spatial_grid_candidates(4, 5, 4), [0, 4, 15, 19])
+  np.testing.assert_array_equal(
+    spatial_grid_candidates(14, 14, 9, num_prefix=1),
+    [1 + 14 * y + x for y in (0, 6, 13) for x in (0, 6, 13)],
+  )
+  np.testing.assert_array_equal(spatial_grid_candidates(3, 3, 1), [4])
+  np.testing.assert_array_equal(spatial_grid_candidates(3, 2, 4), [0, 1, 4, 5])
+  x = jnp.asarray(_tokens(1, 13, 6), jnp.float32)
+  module = _module(num_neighbors=3, candidates="spatial_grid", num_candidates=4)
+  options = dict(train=False, grid=TokenGrid(3, 4, num_prefix=1), mutable=["intermediates"])
+  params = _params(_module(num_neighbors=3), x)  # the candidates change no parameter
+  sown = module.apply({"params": params}, x, **options)[1]["intermediates"]["attention_weights"][0]
+  seen = np.flatnonzero((np.asarray(sown[0, 0]) > 0).sum(0) > 1)  # by others than itself
+  assert set(seen) <= {1, 4, 9, 12}
 
 
 @pytest.mark.parametrize("projection", ["qk", "v", "none"])
@@ -237,6 +279,14 @@ def test_random_candidates_are_fixed_in_evaluation_and_new_in_every_step():
   np.testing.assert_allclose(same, step(1), atol=1e-6)
 
 
+@pytest.mark.parametrize("num_candidates", [0, 8, 25])
+def test_a_grid_of_candidates_is_square_and_fits(num_candidates):
+  with pytest.raises(
+    UserError, match=f"num_candidates={num_candidates} must be a square number from 1 to 16"
+  ):
+    spatial_grid_candidates(4, 5, num_candidates)
+
+
 @pytest.mark.parametrize(
   ("spec", "message"),
   [
@@ -249,7 +299,11 @@ def test_random_candidates_are_fixed_in_evaluation_and_new_in_every_step():
     (dict(num_neighbours=3), "Did you mean 'num_neighbors'"),
     (dict(num_heads=5), "num_heads=5 must divide the width 6"),
     (dict(temperature=0.0), "temperature=0.0 must be at least 1e-6"),
-    (dict(coordinate_encoding=True), "cannot turn d . 1 channels into d"),
+    (dict(coordinate_encoding=True), "coordinate_encoding=True changes the number of channels"),
+    (dict(aggregate_on="positions"), "aggregate_on='positions' changes the number of channels"),
+    (dict(similarity_on="position"), "Did you mean 'positions'"),
+    (dict(coordinate_encoding=True, similarity_on="both"), "either it or the two words"),
+    (dict(candidates="spatial_grid", num_candidates=4), "needs the TokenGrid of its 7 tokens"),
     (dict(value_features=3), "needs split_heads=False"),
     (dict(quirks=("distance_weights",)), "needs similarity='euclidean'"),
   ],

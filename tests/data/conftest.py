@@ -3,6 +3,7 @@
 import pytest
 from ml_collections import ConfigDict
 
+from configs import base
 from convnn_jax.data import prepare
 
 
@@ -11,15 +12,8 @@ def section():
   """A function that makes a data section: digits at their own size, plain, unless told otherwise."""
 
   def make(**fields):
-    base = {
-      "name": "digits",
-      "data_dir": "",
-      "image_size": 8,
-      "augment": (),
-      "crop_padding": 2,
-      "normalization": "dataset",
-    }
-    return ConfigDict(base | fields)
+    plain = {"name": "digits", "image_size": 8, "crop_padding": 2}
+    return ConfigDict(base.get_config().data.to_dict() | plain | fields)
 
   return make
 

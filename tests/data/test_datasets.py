@@ -92,13 +92,14 @@ def test_the_place_of_prepared_sets_comes_from_the_environment(section, tmp_path
 def test_neither_digits_nor_an_unprepared_set_imports_tensorflow_datasets():
   program = """
 import sys
-from ml_collections import ConfigDict
+from configs import base
 from convnn_jax import data
-section = dict(name="digits", data_dir="/nowhere", image_size=8)
-section |= dict(augment=(), crop_padding=0, normalization="half")
-data.open_dataset(ConfigDict(section))
+section = base.get_config().data
+section.update(name="digits", data_dir="/nowhere", image_size=8, normalization="half")
+data.open_dataset(section)
 try:
-  data.open_dataset(ConfigDict(section | {"name": "cifar10"}))
+  section.name = "cifar10"
+  data.open_dataset(section)
 except ValueError as error:
   print(error)
 print("tensorflow_datasets" in sys.modules)

@@ -13,7 +13,7 @@ from PIL import Image
 PROGRAM = """
 import json, sys
 import jax, numpy as np
-from ml_collections import ConfigDict
+from configs import base
 port, count, rank, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 if count > 1:
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -25,8 +25,9 @@ sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
 everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 results = {}
 for name in ("digits", "folder"):
-  section = dict(name=name, data_dir=folder, image_size=8, crop_padding=1, normalization="half")
-  config = ConfigDict(section | {"augment": ("crop", "flip")})
+  config = base.get_config().data
+  config.update(name=name, data_dir=folder, image_size=8, crop_padding=1, normalization="half")
+  config.augment = ("crop", "flip")
   dataset = data.open_dataset(config)
   on_device = data.resident(dataset.train, sharding)
   decoded = []

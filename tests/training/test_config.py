@@ -127,7 +127,7 @@ def test_mistakes_in_names_and_kinds(path, overrides, message):
     ("model.attention.similarity=cos", "Unknown similarity 'cos'. Did you mean 'cosine'"),
     ("model.attention.quirks=('scramble',)", "Unknown quirk 'scramble'"),
     ("model.attention.num_heads=7", "num_heads=7 must divide the width 64"),
-    ("model.attention.coordinate_encoding=true", "depthwise convolution cannot"),
+    ("model.attention.coordinate_encoding=true", "a depthwise convolution cannot"),
     ("model.attention.candidates=random", r"num_candidates=32 must lie in \[1, 17\]"),
     ("model.attention.dropout_rate=1.0", "rate=1.0 must lie in"),
     ("model.patch_size=3", "patch_size=3 must divide"),
