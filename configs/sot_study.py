@@ -3,8 +3,8 @@ r"""The variants of self-optimal transport in CCT-2/3x2 beside plain attention, 
     python train.py --config=configs/sot_study.py                  # the baseline: configs/cct_2_3x2.py
     python -m convnn_jax.report.sweep --config=configs/sot_study.py:digits
 
-`sweep()` lists the runs: SOT(Q) and SOT(Q, K) with and without softmax, and SOT(Q, K^T). Published (CIFAR-10, best of 30
-epochs on the test set, one run each): see the configs of the variants. Measured: docs/sot.md.
+`sweep()` lists the runs: SOT(Q) and SOT(Q, K) with and without softmax, and SOT(Q, K^T). Published (CIFAR-10, best of
+30 epochs on the test set, one run each): see the configs of the variants. Measured: docs/sot.md.
 """
 
 from configs import cct_2_3x2
