@@ -21,7 +21,7 @@ def _is_matrix(path, leaf):
 
 # Tables of positions and what makes them, and the temperature of cosine attention. A table of relative position
 # *weights* decays.
-_SWIN_FREE = re.compile(r"absolute_pos|position_embedding|relative_position_bias|cpb_mlp|cpw_mlp|logit_scale")
+_SWIN_FREE = re.compile(r"position_embedding|relative_bias|rel_pos_weight_mlp|logit_scale")
 
 
 def _swin(path, leaf):
