@@ -214,6 +214,11 @@ def test_published_rates_of_drop_path():
     (dict(padding="zeros"), "Unknown model.padding 'zeros'"),
     (dict(patch_norm="batch_norm"), "Unknown norm of the patches 'batch_norm'"),
     (dict(depths=()), r"model.depths=\(\) must list"),
+    (dict(depths=(2, "x")), "must list the blocks of each stage"),
+    (
+      dict(attention=V1 | dict(num_heads=("two", 2))),
+      "attention.num_heads='two' must be a number, such as 3",
+    ),
     (dict(depths=(2, -1)), "must list the blocks of each stage"),
     (dict(width=0), "model.width=0"),
     (dict(window_size=(0, 0)), r"model.window_size=\(0, 0\) must be at least 1"),

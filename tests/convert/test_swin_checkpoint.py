@@ -10,6 +10,7 @@ import pytest
 
 from configs import base, recipes
 from convnn_jax.convert import swin
+from convnn_jax.convert.__main__ import main
 from convnn_jax.convert.read import read_state, write_safetensors
 from convnn_jax.convert.rules import flat, to_source
 from convnn_jax.convert.swin_checkpoint import read_swin, write_swin
@@ -18,7 +19,10 @@ from convnn_jax.convert.swin_words import FLAVOURS, read_module
 from convnn_jax.errors import UserError
 from convnn_jax.models import make_model
 from convnn_jax.ops.resize import resize_table
+from convnn_jax.training import config as config_lib
+from convnn_jax.training.assemble import assemble
 from convnn_jax.training.optimizer import decay_mask
+from convnn_jax.training.restore import fit_mesh, restore_variables
 from convnn_jax.training.schedule import make_schedule
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "swin"
@@ -188,3 +192,28 @@ def test_modules_are_read_in_full():
     )
   with pytest.raises(UserError, match="'windows'. Did you mean 'window_size'"):
     swin.conversion(dict(module="WindowAttention swin_v1", dim=4, num_heads=2, windows=[4, 4]))
+
+
+def test_command_writes_a_run_that_evaluates_as_the_checkpoint(tmp_path, capsys):
+  words = [
+    "--config.model.depths=(1,1)",
+    "--config.model.width=8",
+    "--config.model.attention.num_heads=(1,2)",
+  ]
+  config = config_lib.load("configs/swin_nano.py:digits", words)
+  spec = config.model.to_dict()
+  model = make_model(spec, num_classes=10)
+  init = lambda k: model.init(k, jnp.zeros((1, 8, 8, 1)), train=False)
+  params = random_like(jax.eval_shape(init, jax.random.key(0))["params"])
+  write_safetensors(tmp_path / "nano.safetensors", write_swin(params, spec, "timm"))
+  arguments = [str(tmp_path / "nano.safetensors"), "--config=configs/swin_nano.py:digits", *words]
+  assert main([*arguments, f"--out={tmp_path / 'run'}"]) == 0
+  assert "in the names of timm code" in capsys.readouterr().out
+  config = config_lib.load("configs/swin_nano.py:digits", words)
+  fit_mesh(config)
+  _, variables = restore_variables(tmp_path / "run", assemble(config))
+  jax.tree.map(np.testing.assert_array_equal, variables["params"], params)
+  assert main([*arguments, f"--out={tmp_path / 'run'}"]) == 2
+  assert "has checkpoints already" in capsys.readouterr().err
+  assert main(["nothing.npz", "--config=configs/convnn_k9.py:digits", f"--out={tmp_path / 'vit'}"]) == 2
+  assert "Unknown model with a converter 'vit'" in capsys.readouterr().err
