@@ -1,11 +1,13 @@
 r"""SOT(Q, K) in CCT-2/3x2 at 40 regularizations from 0.025 to 1, three seeds each: does the coefficient matter?
 
+    python -m convnn_jax.report.sweep --config=configs/sot_entropy_sweep.py          # all; docs/reports.md
+    python -m convnn_jax.report.sweep --config=configs/sot_entropy_sweep.py:digits --vmap=8 --limit=24
     python train.py --config=configs/sot_entropy_sweep.py                     # one point: CIFAR-10, regularization 0.1
     python train.py --config=configs/sot_entropy_sweep.py:digits --config.model.attention.regularization=0.8
 
 `sweep()` lists all points. Published (CIFAR-10, best of 30 epochs on the test set, one run per value): top-1 75.36 % to
 77.19 %, mean 76.24 %, standard deviation 0.36; the best, at 0.8, is what the maximum of 40 equal runs would be.
-Measured: not yet run; one point is configs/sot_qk.py.
+Measured: not yet run as a sweep; one point of it is configs/sot_qk.py.
 """
 
 from configs import sot_qk
@@ -23,3 +25,8 @@ def sweep():
   return [
     {"model.attention.regularization": value, "seed": seed} for value in REGULARIZATIONS for seed in SEEDS
   ]
+
+
+def baseline(data="cifar10"):
+  """Softmax attention in the same model, with every seed of the sweep."""
+  return {"config": f"configs/cct_2_3x2.py:{data}"}

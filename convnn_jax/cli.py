@@ -1,4 +1,4 @@
-"""Command lines of train.py and eval.py: flags in, one call, exit code out.
+"""Command lines of train.py, eval.py and the reports: flags in, one call, exit code out.
 
 Exit codes: 0 done or interrupted (and saved), 1 the run failed, 2 a user mistake (one line on standard error).
 """
@@ -13,20 +13,21 @@ from collections.abc import Callable, Sequence
 from convnn_jax.errors import RunFailed, UserError
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
   """Errors as one line, without the usage text."""
+
+  def __init__(self, **kwargs):
+    """Flags in full only, defaults in the help."""
+    kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+    super().__init__(allow_abbrev=False, **kwargs)
 
   def error(self, message):
     raise UserError(f"{message}. See --help.")
 
 
-def _parser(description: str) -> _Parser:
-  parser = _Parser(
-    description=description,
-    epilog="Fields of the config are set by --config.FIELD=VALUE; configs/base.py documents them all.",
-    allow_abbrev=False,
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-  )
+def _parser(description: str) -> Parser:
+  epilog = "Fields of the config are set by --config.FIELD=VALUE; configs/base.py documents them all."
+  parser = Parser(description=description, epilog=epilog)
   group = parser.add_argument_group("several processes (TPU pods and SLURM are detected)")
   group.add_argument(
     "--distributed", choices=("auto", "on", "off"), default="auto", help="join other processes"

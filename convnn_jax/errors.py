@@ -30,5 +30,13 @@ def choose(kind: str, name: str, table: dict):
   return table[name]
 
 
+def is_known(value) -> bool:
+  """False for a number that is traced by jax, so that it cannot be checked.
+
+  A vmapped sweep traces the numbers in which its members differ; it has checked each member before.
+  """
+  return isinstance(value, (int, float))
+
+
 class RunFailed(RuntimeError):
   """A run that cannot go on, for example because it diverged; the command ends with exit code 1."""

@@ -19,3 +19,8 @@ def _options():
 def fast_jit(function, **kwargs):
   """jax.jit(function, **kwargs) with little optimisation. Tests of what the compiler makes use jax.jit itself."""
   return jax.jit(function, compiler_options=_options(), **kwargs)
+
+
+def use_fast_jit(monkeypatch) -> None:
+  """The same for jax.jit in the code under test, as long as the test runs."""
+  monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=_options()))

@@ -34,11 +34,14 @@ NUM_PARAMS = {
   "branching_attention": 5_049_610,
   "branching_conv": 5_827_210,
   "conv1d": 9_027_466 - 444_672,
+  "cct_2_3x2": 283_723,
   "convnn_k9": 5_500_042,
   "knn": 5_479_306,
   "local": 5_479_306,
   "neighborhood": 5_481_610,
   "reattention": 5_479_306 + 12 * (192 + 9 + 6),
+  **dict.fromkeys(("sot_q", "sot_q_no_softmax", "sot_qk", "sot_qk_no_softmax", "sot_qkt"), 283_723),
+  "sot_entropy_sweep": 283_723,
   "sparse": 5_479_306,
   "vit_softmax": 5_479_306,
   # Swin, with the 1000 classes of ImageNet.
@@ -105,6 +108,26 @@ def test_every_config_builds_on_digits(name):
   pieces = assemble(config_lib.load(f"{name}:digits"))
   assert pieces.info.image_shape == (8, 8, 1)
   assert pieces.num_params < 400_000
+
+
+@pytest.mark.parametrize("name", ["cct_2_3x2", "sot_qkt", "sot_entropy_sweep"])
+@pytest.mark.parametrize(
+  ("data", "sides"), [("fashion_mnist", {28, 32}), ("cifar100", {32}), ("imagenet", {32})]
+)
+def test_compact_transformers_keep_their_image_size(name, data, sides):
+  pieces = assemble(config_lib.load(f"configs/{name}.py:{data}"))
+  assert pieces.info.image_shape[0] in sides
+
+
+def test_the_entropy_sweep_has_forty_values_and_three_seeds():
+  module = importlib.import_module("configs.sot_entropy_sweep")
+  points = module.sweep()
+  assert len({tuple(point.values()) for point in points}) == len(points) == 120
+  values = sorted({point["model.attention.regularization"] for point in points})
+  assert (values[0], values[1], values[-1], len(values)) == (0.025, 0.05, 1.0, 40)
+  words = [f"--config.{field}={value}" for field, value in points[-1].items()]
+  config = config_lib.load("configs/sot_entropy_sweep.py:digits", words)
+  assert (config.model.attention.regularization, config.seed) == (1.0, 2)
 
 
 @pytest.mark.parametrize("preset", sorted(base.PRESETS))

@@ -16,7 +16,7 @@ ORDER = [
   "models",
   "training",
 ]
-ORDER += ["convert", "report", "cli"]
+ORDER += ["convert", "cli", "report"]
 FORBIDDEN = {("models", "data"), ("attention", "data"), ("layers", "data"), ("ops", "data")}
 ROOT = pathlib.Path(__file__).parents[1] / "convnn_jax"
 

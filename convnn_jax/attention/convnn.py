@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from convnn_jax.attention.base import head_width, wants_weights
-from convnn_jax.errors import UserError, choose, unknown_name
+from convnn_jax.errors import UserError, choose, is_known, unknown_name
 from convnn_jax.layers.dense import merge_dense, split_dense
 from convnn_jax.layers.dropout import Dropout
 from convnn_jax.layers.merge_heads import scramble_heads
@@ -151,7 +151,7 @@ class ConvNNAttention(nn.Module):
       raise UserError(
         f"The quirk 'distance_weights' needs similarity='euclidean', not '{self.similarity}'; leave it out."
       )
-    if self.temperature < 1e-6:  # smaller ones overflow in float32
+    if is_known(self.temperature) and self.temperature < 1e-6:  # smaller ones overflow in float32
       raise UserError(f"temperature={self.temperature} must be at least 1e-6.")
     if self.value_features < 0:
       raise UserError(f"value_features={self.value_features} must be at least 0 (0 = the full width).")

@@ -9,7 +9,7 @@ from convnn_jax.layers.dropout import Dropout
 
 
 def attend(module, scores, value, *, train: bool, dropout_rate: float | None = None):
-  """softmax(scores) v, with dropout on the weights; sows the weights.
+  """softmax(scores) v, with dropout on the weights; sows scores and weights.
 
   Args:
     module: the attention, a linen module in a compact call.
@@ -21,6 +21,7 @@ def attend(module, scores, value, *, train: bool, dropout_rate: float | None = N
   Returns:
     [b n h d].
   """
+  module.sow("intermediates", "attention_scores", scores)
   return mix(module, jax.nn.softmax(scores, axis=-1), value, train=train, dropout_rate=dropout_rate)
 
 

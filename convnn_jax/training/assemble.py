@@ -77,14 +77,13 @@ def assemble(config: ConfigDict) -> Pieces:
     )
   _check_pairs(config)
   num_steps = steps_per_epoch * config.num_epochs
-  model = make_model(_plain(config.model), num_classes=info.num_classes, dtype=jnp.dtype(config.dtype))
   make_loss(config.loss)  # its words are checked here
-  optimizer, schedule = make_optimizer(config.optimizer, steps_per_epoch, num_steps, config.batch_size)
+  model, optimizer, schedule = build(config, info, steps_per_epoch, num_steps)
 
   def init(key) -> TrainState:
     return TrainState.create(model, optimizer, key, info.image_shape, config.optimizer.ema_decay)
 
-  key = jax.random.fold_in(jax.random.key(config.seed), _INIT_STREAM)
+  key = init_key(config.seed)
   shapes = jax.eval_shape(init, key)  # modules check their fields here
   _check_training(model, shapes, info)
   layout = sharding.infer(shapes, mesh)
@@ -99,6 +98,17 @@ def assemble(config: ConfigDict) -> Pieces:
     create_state=lambda: jax.jit(init, out_shardings=layout)(key),
     state_shapes=sharding.with_sharding(shapes, layout),
   )
+
+
+def build(config: ConfigDict, info: data.DataInfo, steps_per_epoch: int, num_steps: int):
+  """(model, optimizer, schedule). Numbers of the config may be traced, see errors.is_known."""
+  model = make_model(_plain(config.model), num_classes=info.num_classes, dtype=jnp.dtype(config.dtype))
+  return model, *make_optimizer(config.optimizer, steps_per_epoch, num_steps, config.batch_size)
+
+
+def init_key(seed):
+  """The key of the initial parameters."""
+  return jax.random.fold_in(jax.random.key(seed), _INIT_STREAM)
 
 
 def _check_pairs(config) -> None:

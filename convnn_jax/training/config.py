@@ -7,13 +7,9 @@ their value, the others go.
 """
 
 import importlib
-import importlib.util
-import inspect
 import json
 import math
 import pathlib
-import sys
-import traceback
 import typing
 from collections.abc import Mapping, Sequence
 
@@ -25,10 +21,10 @@ from convnn_jax.attention import attention_class
 from convnn_jax.attention.per_stage import is_per_stage
 from convnn_jax.errors import UserError, unknown_name
 from convnn_jax.models import model_class
+from convnn_jax.training import config_file
 
 # Where the data lie does not change what is computed: a run may be moved.
 _MAY_DIFFER = {"data.data_dir"}
-_NO_CONFIGS = ("__init__.py", "base.py", "recipes.py")  # what lies in configs/ beside the experiments
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -42,7 +38,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     UserError: no such file, preset, field, or an impossible value.
   """
   file, _, argument = path.partition(":")
-  config = _get_config(pathlib.Path(file), argument)
+  config = config_file.get_config(pathlib.Path(file), argument)
   return override(config, overrides)
 
 
@@ -51,36 +47,6 @@ def name_of(path: str) -> str:
   file, _, argument = path.partition(":")
   clean = "".join(c if c.isalnum() or c in "._-" else "-" for c in argument)
   return pathlib.Path(file).stem + (f"-{clean}" if clean else "")
-
-
-def _get_config(file: pathlib.Path, argument: str) -> ConfigDict:
-  if not file.is_file():
-    folder = file.parent if file.parent.is_dir() else pathlib.Path("configs")
-    known = [str(folder / f.name) for f in folder.glob("*.py") if f.name not in _NO_CONFIGS]
-    raise unknown_name("config file", str(file), known)
-  if file.suffix != ".py":
-    raise UserError(f"--config={file} is not a Python file; see configs/convnn_k9.py for an example.")
-  spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-  module = importlib.util.module_from_spec(spec)
-  sys.path.insert(0, str(file.resolve().parent))  # configs outside the repository may import siblings
-  try:
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, "get_config", None)):
-      raise UserError(f"{file} has no function get_config(); see configs/convnn_k9.py for an example.")
-    if argument and not inspect.signature(module.get_config).parameters:
-      raise UserError(f"get_config() of {file} takes no argument; leave out ':{argument}'.")
-    config = module.get_config(argument) if argument else module.get_config()
-  except UserError:
-    raise
-  except Exception as error:  # whatever it is, it is in the user's file
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
-    where = f"{file}, line {lines[-1]}" if lines else str(file)
-    raise UserError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
-  finally:
-    sys.path.pop(0)
-  if not isinstance(config, ConfigDict):
-    raise UserError(f"get_config() of {file} must return a ConfigDict, not {type(config).__name__}.")
-  return config
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
@@ -257,7 +223,7 @@ def from_json(text: str) -> ConfigDict:
 
 def differences(saved: ConfigDict, new: ConfigDict) -> list[str]:
   """Lines "field: saved value -> new value" for all fields in which two configs differ."""
-  old, now = _flatten(saved.to_dict()), _flatten(new.to_dict())
+  old, now = flatten(saved.to_dict()), flatten(new.to_dict())
   return [
     f"{field}: {old.get(field, 'absent')!r} -> {now.get(field, 'absent')!r}"
     for field in sorted(old.keys() | now.keys())
@@ -265,11 +231,12 @@ def differences(saved: ConfigDict, new: ConfigDict) -> list[str]:
   ]
 
 
-def _flatten(tree: Mapping, prefix: str = "") -> dict:
+def flatten(tree: Mapping, prefix: str = "") -> dict:
+  """Nested fields as {"model.attention.name": value}; lists become tuples."""
   flat = {}
   for key, value in tree.items():
     if isinstance(value, Mapping):
-      flat |= _flatten(value, f"{prefix}{key}.")
+      flat |= flatten(value, f"{prefix}{key}.")
     else:
       flat[f"{prefix}{key}"] = tuple(value) if isinstance(value, list) else value
   return flat
@@ -281,7 +248,7 @@ def validate(config: ConfigDict) -> None:
   Raises:
     UserError: with the field, its value and the rule.
   """
-  for field, value in _flatten(config.to_dict()).items():
+  for field, value in flatten(config.to_dict()).items():
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f"config.{field}={value} must be a finite number.")
   if config.seed >= 2**32:

@@ -116,7 +116,7 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
   # 4. Result.
   if record.last_test is None or record.last_test["step"] != total:
     record.evaluated(evaluate(_variables(state)))
-  result = _result(state, record, progress, config, pieces)
+  result = result_of(state.params, record, progress.median_step(), config, pieces)
   workdir_lib.write_once(folder / "result.json", json.dumps(result, indent=2) + "\n")
   _print(report_lines.end(result, folder))
   return result
@@ -158,8 +158,8 @@ def _print(lines: list[str]) -> None:
       say(line)
 
 
-def _result(state, record: RunRecord, progress: Progress, config, pieces: Pieces) -> dict:
-  step_seconds = progress.median_step()
+def result_of(params, record: RunRecord, step_seconds: float | None, config, pieces: Pieces) -> dict:
+  """Contents of result.json."""
   test = record.last_test
   return {
     "test_top1": test["top1"],
@@ -175,7 +175,7 @@ def _result(state, record: RunRecord, progress: Progress, config, pieces: Pieces
     "step_ms_median": round(1e3 * step_seconds, 4) if step_seconds else None,
     "images_per_second": round(config.batch_size / step_seconds, 1) if step_seconds else None,
     "skipped_updates": record.skipped,
-    "params_digest": summary.digest(state.params),
+    "params_digest": summary.digest(params),
     "seed": config.seed,
     **workdir_lib.environment(),
   }

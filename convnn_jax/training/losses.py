@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from convnn_jax.errors import UserError, choose
+from convnn_jax.errors import UserError, choose, is_known
 
 
 def cross_entropy(logits, targets):
@@ -29,7 +29,7 @@ def make_loss(config):
     UserError: unknown name, or label_smoothing outside [0, 1).
   """
   loss = choose("loss", config.name, LOSSES)
-  if not 0 <= config.label_smoothing < 1:
+  if is_known(config.label_smoothing) and not 0 <= config.label_smoothing < 1:
     raise UserError(f"loss.label_smoothing={config.label_smoothing} must lie in [0, 1).")
 
   def per_example(logits, targets, *, label_smoothing=0.0):

@@ -6,7 +6,7 @@ import re
 import jax
 import optax
 
-from convnn_jax.errors import UserError, choose
+from convnn_jax.errors import UserError, choose, is_known
 from convnn_jax.training.schedule import make_schedule, scale_learning_rates
 
 
@@ -21,7 +21,10 @@ def _is_matrix(path, leaf):
 
 # Tables of positions and what makes them, and the temperature of cosine attention. A table of relative position
 # *weights* decays.
-_SWIN_FREE = re.compile(r"position_embedding|relative_bias|rel_pos_weight_mlp|logit_scale")
+_SWIN_FREE = re.compile(
+  # Published names and ours: tables of positions, the MLPs that compute them, the temperature.
+  r"absolute_pos|position_embedding|relative_(position_)?bias|cpb_mlp|cpw_mlp|rel_pos_weight_mlp|logit_scale"
+)
 
 
 def _swin(path, leaf):
@@ -75,7 +78,7 @@ def make_optimizer(config, steps_per_epoch: int, num_steps: int, batch_size: int
   config = scale_learning_rates(config, batch_size)
   schedule = make_schedule(config, steps_per_epoch, num_steps)
   for field in ("weight_decay", "clip_norm", "final_learning_rate"):
-    if config[field] < 0:
+    if is_known(config[field]) and config[field] < 0:
       raise UserError(f"optimizer.{field}={config[field]} must be at least 0.")
   for field in ("ema_decay", "momentum", "b1", "b2"):
     if not 0 <= config[field] < 1:

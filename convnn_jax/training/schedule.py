@@ -6,7 +6,7 @@ A schedule counts ticks: steps, or epochs for a rate that is set once per epoch.
 import jax.numpy as jnp
 import optax
 
-from convnn_jax.errors import UserError, choose
+from convnn_jax.errors import UserError, choose, is_known
 
 
 def _constant(config, ticks_per_epoch, decay_ticks):
@@ -14,7 +14,7 @@ def _constant(config, ticks_per_epoch, decay_ticks):
 
 
 def _cosine(config, ticks_per_epoch, decay_ticks):
-  if config.final_learning_rate > config.learning_rate:
+  if is_known(config.learning_rate) and config.final_learning_rate > config.learning_rate:
     raise UserError(
       f"optimizer.final_learning_rate={config.final_learning_rate} must be at most"
       f" learning_rate={config.learning_rate}."
@@ -108,12 +108,12 @@ def scale_learning_rates(config, batch_size: int):
 
 def _check_numbers(config):
   for field in ("learning_rate", "decay_every", "decay_factor"):
-    if config[field] <= 0:
+    if is_known(config[field]) and config[field] <= 0:
       raise UserError(f"optimizer.{field}={config[field]} must be larger than 0.")
   for field in ("warmup_epochs", "cooldown_epochs", "warmup_learning_rate"):
     if config[field] < 0:
       raise UserError(f"optimizer.{field}={config[field]} must be at least 0.")
-  if config.warmup_learning_rate > config.learning_rate:
+  if is_known(config.learning_rate) and config.warmup_learning_rate > config.learning_rate:
     raise UserError(
       f"optimizer.warmup_learning_rate={config.warmup_learning_rate} must be at most"
       f" learning_rate={config.learning_rate}."

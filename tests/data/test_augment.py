@@ -1,13 +1,18 @@
 """Crop, flip, resize and normalise against plain loops and Pillow."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
 from convnn_jax import data
 from convnn_jax.data.augment import crop_and_flip
+from convnn_jax.errors import UserError
+from tests.fast_jit import fast_jit
 
 
 def random_images(b=6, y=5, x=7, c=3):
@@ -104,3 +109,88 @@ def test_no_resize_in_the_program_when_the_size_matches(section):
   )
   assert "dot_general" not in program
   assert "gather" not in program
+
+
+ALL = ("autoaugment", "resized_crop", "flip", "randaugment", "mixup", "cutmix", "erasing")
+
+
+def test_all_words_on_any_number_of_devices_without_moving_images(section):
+  """One program of everything: a function of the key, the same spread over devices, and labels that sum to one."""
+  config = section(augment=ALL, name="cifar10", image_size=8, interpolation="random")
+  info = data.info(config)
+  images, labels = random_images(8, 8, 8, 3), np.arange(8)
+  run = fast_jit(lambda images, labels, key: data.augment_batch(images, labels, key, config, info))
+  mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+  spread = jax.device_put((images, labels), NamedSharding(mesh, PartitionSpec("data")))
+  program = run.lower(*spread, jax.random.key(0)).compile()
+  moved = re.findall(
+    r"\w+\[([\d,]*)\]\S* (?:all-gather|all-reduce|all-to-all|collective-permute)", program.as_text()
+  )
+  assert all(shape.count(",") < 2 for shape in moved)  # draws [layers b] at most
+  results = {}
+  for seed in range(3):
+    x, targets = results[seed] = run(images, labels, jax.random.key(seed))
+    assert x.shape == (8, 8, 8, 3)
+    assert np.isfinite(x).all()
+    np.testing.assert_allclose(targets.sum(axis=-1), 1, atol=1e-6)
+    for ours, theirs in zip((x, targets), program(*spread, jax.random.key(seed)), strict=True):
+      np.testing.assert_allclose(ours, theirs, atol=1e-5)
+  np.testing.assert_array_equal(run(images, labels, jax.random.key(2))[0], results[2][0])
+  assert not np.array_equal(results[0][0], results[1][0])
+
+
+def test_words_are_applied_in_their_order(section):
+  """Erased before mixing, a box shows the partner; erased after it, nothing."""
+  images, labels = np.full((64, 8, 8, 1), 200, np.uint8), np.zeros(64, int)
+  numbers = dict(normalization="half", erase_probability=1.0, erase_fill="zero", cutmix_alpha=1.0)
+  white = 200 / 127.5 - 1
+
+  def values(*augment):
+    config = section(augment=augment, **numbers)
+    x, _ = fast_jit(lambda k: data.augment_batch(images, labels, k, config, data.info(config)))(
+      jax.random.key(0)
+    )
+    return np.asarray(x)
+
+  late = values("mixup", "erasing")
+  np.testing.assert_allclose(np.unique(late.round(4)), [0, white], atol=1e-3)
+  early = values("erasing", "mixup")
+  assert len(np.unique(early.round(3))) > 2  # 0 and white, blended
+
+
+def test_one_label_path(section):
+  config = section(augment=("flip",))
+  _, targets = data.augment_batch(
+    random_images(4, 8, 8, 1), np.arange(4), jax.random.key(0), config, data.info(config)
+  )
+  np.testing.assert_array_equal(targets, np.eye(10)[:4])
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"augment": ("crop,flip",)}, r"each in quotes of its own.*--config.data.augment=\"\('crop','flip'\)\""),
+    ({"augment": ("crop", 3)}, "each in quotes of its own"),
+    ({"augment": ("crop", "crop")}, "'crop' more than once"),
+    ({"augment": ("rand_augment",)}, "Did you mean 'randaugment'"),
+    ({"augment": ("mixup", "flip")}, "must stand after"),
+    ({"augment": ("crop", "resized_crop")}, "choose one"),
+    ({"augment": ("resized_crop",), "crop_area": (0.5,)}, "two numbers"),
+    ({"augment": ("resized_crop",), "crop_area": (0.0, 1.0)}, r"crop_area=\(0.0, 1.0\)"),
+    ({"augment": ("resized_crop",), "interpolation": "cubic"}, "Did you mean 'bicubic'"),
+    ({"augment": ("autoaugment",), "policy": "cifar"}, "Did you mean 'cifar10'"),
+    (
+      {"augment": ("randaugment",), "randaugment_magnitude": 11.0},
+      r"randaugment_magnitude=11.0 must lie in \[0, 10\]",
+    ),
+    ({"augment": ("randaugment",), "randaugment_layers": 0}, "randaugment_layers=0"),
+    ({"augment": ("erasing",), "erase_probability": 2.0}, "erase_probability=2.0"),
+    ({"augment": ("erasing",), "erase_fill": "pixel"}, "Unknown erase_fill 'pixel'"),
+    ({"augment": ("mixup",), "mixup_alpha": 0.0}, "remove its word"),
+    ({"augment": ("mixup",), "mix_epochs": -1.0}, "mix_epochs=-1.0"),
+    ({"center_fraction": 1.5}, "center_fraction=1.5"),
+  ],
+)
+def test_mistaken_words_and_numbers(section, fields, message):
+  with pytest.raises(UserError, match=message):
+    data.info(section(**fields))

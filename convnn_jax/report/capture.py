@@ -1,0 +1,165 @@
+"""Attention weights of a run's checkpoint on chosen test images, in evaluation mode."""
+
+import dataclasses
+import math
+import pathlib
+import re
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from convnn_jax import data
+from convnn_jax.attention import TokenGrid
+from convnn_jax.errors import UserError
+from convnn_jax.training import restore
+from convnn_jax.training import workdir as workdir_lib
+from convnn_jax.training.assemble import assemble
+
+MOST_PREFIX_TOKENS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """What one attention did.
+
+  Attributes:
+    name: path of the module, for example "block_0".
+    weights: float32 [b w h n m]; w windows of an image, 1 where attention spans all tokens.
+    scores: the same shape before normalisation, or None if the variant has none; -inf where hidden.
+    row_error: [b w h], distance of a transport plan's rows from their marginal, or None.
+    grid: layout of the n tokens on the image, or None for windows and for tokens that are no image.
+  """
+
+  name: str
+  weights: np.ndarray
+  scores: np.ndarray | None
+  row_error: np.ndarray | None
+  grid: TokenGrid | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Capture:
+  """A run looked at.
+
+  Attributes:
+    name: for titles.
+    folder: of the run.
+    step: of the checkpoint.
+    images: float32 [b y x c] in [0, 1], as the model sees them but not normalised.
+    labels, predictions: int [b].
+    layers: in the order of the network.
+    pooling: weights [b n] with which tokens are averaged for the readout, or None.
+    pooling_grid: their layout.
+  """
+
+  name: str
+  folder: pathlib.Path
+  step: int
+  images: np.ndarray
+  labels: np.ndarray
+  predictions: np.ndarray
+  layers: list[Layer]
+  pooling: np.ndarray | None
+  pooling_grid: TokenGrid | None
+
+
+def capture(workdir: str, images: Sequence[int], step: int | str = "last") -> Capture:
+  """Runs the test images `images` through a checkpoint.
+
+  Raises:
+    UserError: no run, no checkpoint, no such image, or a model that shows no attention weights.
+  """
+  folder, config = workdir_lib.load_config(workdir)
+  restore.fit_mesh(config)
+  pieces = assemble(config)
+  number, variables = restore.restore_variables(folder, pieces, step)
+  test = data.open_dataset(config.data).test
+  for index in images:
+    if index >= len(test):
+      raise UserError(f"--images: image {index} does not exist; {folder} has {len(test)} test images.")
+  stored, labels = _load(test, np.asarray(images))
+  normalised = data.normalise(stored, config.data, pieces.info)
+
+  apply = jax.jit(lambda v, x: pieces.model.apply(v, x, train=False, mutable=["intermediates"]))
+  logits, sown = jax.device_get(apply(variables, np.asarray(normalised)))
+  found = traverse_util.flatten_dict(sown.get("intermediates", {}))
+  layers = find_layers(found, len(images), pieces.info.image_shape)
+  if not layers:
+    raise UserError(f"{folder}: the model '{config.model.name}' has no attention whose weights can be shown.")
+  pooling = next(
+    (np.asarray(v[-1], np.float32) for path, v in found.items() if path[-1] == "pooling_weights"), None
+  )
+  return Capture(
+    name=folder.name,
+    folder=pathlib.Path(folder),
+    step=number,
+    images=np.clip(np.asarray(normalised) * pieces.info.std + pieces.info.mean, 0, 1),
+    labels=labels,
+    predictions=np.argmax(logits, axis=-1),
+    layers=layers,
+    pooling=pooling,
+    pooling_grid=None if pooling is None else infer_grid(pooling.shape[1], pieces.info.image_shape),
+  )
+
+
+def _load(split, indices):
+  """(uint8 [b Y X c], labels [b]) of a split's examples."""
+  if split.kind == "memory":
+    return split.images[indices], split.labels[indices]
+  return split.load(indices)
+
+
+def find_layers(sown: dict, num_images: int, image_shape) -> list[Layer]:
+  """Every attention among sown values {path: (value, ...)}, in natural order of the paths.
+
+  An attention inside another one, as in branching, is left out: the outer one shows its heads.
+  """
+  paths = [path[:-1] for path in sown if path[-1] == "attention_weights"]
+  outer = [p for p in paths if not any(p[:k] in paths for k in range(len(p)))]
+  layers = []
+  for path in sorted(outer, key=_natural):
+    name = "/".join(path[:-1] if len(path) > 1 and path[-1] == "attention" else path)
+    every = _stacked(sown[(*path, "attention_weights")])
+    scores = _stacked(sown.get((*path, "attention_scores"), ()))
+    errors = _stacked(sown.get((*path, "sinkhorn_row_error"), ()), rank=2)
+    for number, weights in enumerate(every):
+      same = lambda values, number=number: values[number] if len(values) == len(every) else None
+      by_image = lambda x: None if x is None else x.reshape(num_images, -1, *x.shape[1:])
+      weights, score, error = by_image(weights), by_image(same(scores)), by_image(same(errors))
+      windows, (n, m) = weights.shape[1], weights.shape[-2:]
+      layers.append(
+        Layer(
+          name=name or "attention" if len(every) == 1 else f"{name}/{number}",
+          weights=weights,
+          scores=score if score is not None and score.shape == weights.shape else None,
+          row_error=error,
+          grid=infer_grid(n, image_shape) if windows == 1 and n == m else None,
+        )
+      )
+  return layers
+
+
+def _stacked(values, rank: int = 4) -> list[np.ndarray]:
+  """Sown values as a list of float32 arrays of `rank` axes; scanned layers have one more in front."""
+  arrays = []
+  for value in values:
+    value = np.asarray(value, np.float32)
+    arrays += list(value) if value.ndim == rank + 1 else [value]
+  return arrays
+
+
+def _natural(path) -> list:
+  """block_2 before block_10."""
+  return [[int(w) if w.isdigit() else w for w in re.split(r"(\d+)", part)] for part in path]
+
+
+def infer_grid(num_tokens: int, image_shape) -> TokenGrid | None:
+  """Rows and columns in the image's proportions that, with as few prefix tokens as possible, give num_tokens."""
+  y, x = image_shape[:2]
+  for prefix in range(min(MOST_PREFIX_TOKENS, num_tokens - 1) + 1):
+    rows = math.isqrt((num_tokens - prefix) * y // x)
+    if rows and rows * rows * x == (num_tokens - prefix) * y:
+      return TokenGrid(rows, (num_tokens - prefix) // rows, prefix)
+  return None

@@ -1,0 +1,170 @@
+"""Runs the points of a sweep, each an ordinary run in a folder of its own, and tells what came out.
+
+    python -m convnn_jax.report.sweep --config=configs/lr_sweep.py:digits
+    python -m convnn_jax.report.sweep --config=configs/lr_sweep.py:digits --vmap=8
+    python -m convnn_jax.report.sweep --config=FILE --jobs=4 --limit=10 --config.num_epochs=5
+
+The same command goes on after an interruption; finished points are not run again. --help lists the flags;
+convnn_jax/report/points.py says what a config file must have.
+"""
+
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from convnn_jax import cli
+from convnn_jax.errors import RunFailed, UserError
+from convnn_jax.report import jobs, sweep_results
+from convnn_jax.report.points import Point, read_points
+from convnn_jax.training import config as config_lib
+from convnn_jax.training import workdir as workdir_lib
+from convnn_jax.training.metrics import say
+
+
+def main(argv: Sequence[str]) -> None:
+  """Parses flags, runs what is not finished, writes tables and the plot."""
+  args, words = _parse(argv)
+  root = pathlib.Path(args.workdir or os.path.join("runs", f"sweep-{config_lib.name_of(args.config)}"))
+  if args.only:
+    _train([_only(args, words)], root)
+    return
+  points = read_points(args.config, words, args.limit)
+  _open(root, args.config, words)
+  _check_folders(points, root)
+  waiting = [point for point in points if not _finished(point, root)]
+  say(f"{len(points)} points, {len(points) - len(waiting)} of them finished; writing {root}")
+  failed = {}
+  try:
+    if args.vmap:
+      done, failed = _vmap(waiting, root, args.vmap)
+    elif args.jobs > 1 and len(waiting) > 1:
+      command = [f"--config={args.config}", f"--workdir={root}", *words]
+      done, failed = jobs.run(waiting, root, args.jobs, command)
+    else:
+      done, failed = _train(waiting, root)
+  finally:
+    if any(_finished(point, root) for point in points):
+      sweep_results.write(points, root, args.baseline)
+  if not done:
+    say("interrupted; the same command goes on")
+    return
+  if failed:
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    raise RunFailed(f"{len(failed)} of {len(points)} points failed: {reasons}")
+
+
+def _parse(argv):
+  parser = cli.Parser(description=__doc__.splitlines()[0])
+  parser.add_argument("--config", required=True, help="FILE.py or FILE.py:ARGUMENT, with sweep()")
+  parser.add_argument("--workdir", default="", help="folder of the sweep; default runs/sweep-NAME[-ARGUMENT]")
+  parser.add_argument(
+    "--jobs", type=int, default=1, help="so many points at a time, each in a process of its own"
+  )
+  parser.add_argument("--vmap", type=int, default=0, help="so many points at a time in one compiled program")
+  parser.add_argument("--limit", type=int, default=0, help="only the first so many points; 0 = all")
+  parser.add_argument(
+    "--baseline", action="append", default=[], help="folder of a finished run, drawn as a band"
+  )
+  parser.add_argument("--only", default="", help=cli.argparse.SUPPRESS)
+  args, words = parser.parse_known_args(argv)
+  for flag, least in (("jobs", 1), ("vmap", 0), ("limit", 0)):
+    if getattr(args, flag) < least:
+      raise UserError(f"--{flag}={getattr(args, flag)} must be at least {least}.")
+  if args.vmap and args.jobs > 1:
+    raise UserError("--jobs and --vmap are two ways to do the same; leave one out.")
+  return args, words
+
+
+def _only(args, words) -> Point:
+  """The point that a process of --jobs was started for."""
+  part, _, name = args.only.partition("/")
+  return next(p for p in read_points(args.config, words) if (p.part, p.name) == (part, name))
+
+
+def _open(root: pathlib.Path, path: str, words: Sequence[str]) -> None:
+  """Makes the sweep's folder, or checks that it is this sweep's."""
+  mine = {"config": path, "overrides": sorted(words)}
+  note = root / "sweep.json"
+  try:
+    if note.exists():
+      theirs = json.loads(note.read_text())
+      if theirs != mine:
+        shown = lambda it: " ".join([f"--config={it.get('config')}", *it.get("overrides", [])])
+        raise UserError(
+          f"{root} holds the sweep {shown(theirs)}, not {shown(mine)}; choose another --workdir."
+        )
+      return
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+      raise UserError(f"--workdir={root} is there and is no sweep; choose another --workdir.")
+    root.mkdir(parents=True, exist_ok=True)
+    workdir_lib.write_atomically(note, json.dumps(mine, indent=2) + "\n")
+  except OSError as error:
+    raise UserError(f"--workdir={root} cannot be used: {error.strerror or error}; choose another.") from error
+  except ValueError as error:
+    if isinstance(error, UserError):
+      raise
+    raise UserError(f"{note} cannot be read ({error}); choose another --workdir.") from error
+
+
+def folder_of(point: Point, root: pathlib.Path) -> pathlib.Path:
+  """Where a point runs."""
+  return root / point.part / point.name
+
+
+def _check_folders(points: list[Point], root: pathlib.Path) -> None:
+  """Before anything runs: the config file may have changed since the sweep began."""
+  for point in points:
+    if not (folder_of(point, root) / "config.json").exists():
+      continue
+    folder, saved = workdir_lib.load_config(folder_of(point, root))
+    if lines := config_lib.differences(saved, point.config):
+      raise UserError(
+        f"{folder} was run with another config; choose another --workdir. Differing fields (saved -> now):"
+        f" {'; '.join(lines)}"
+      )
+
+
+def _finished(point: Point, root: pathlib.Path) -> bool:
+  return (folder_of(point, root) / "result.json").exists()
+
+
+def _train(points: list[Point], root: pathlib.Path) -> tuple[bool, dict[str, str]]:
+  """One after another in this process; (all were tried, name -> why it failed)."""
+  from convnn_jax.training.loop import train
+
+  failed = {}
+  for number, point in enumerate(points, 1):
+    say(f"\npoint {number} of {len(points)}: {point.name}")
+    try:
+      if train(point.config, str(folder_of(point, root))) is None:
+        return False, failed
+    except RunFailed as error:
+      say(f"failed: {error}")
+      failed[point.name] = str(error)
+  return True, failed
+
+
+def _vmap(points: list[Point], root: pathlib.Path, size: int) -> tuple[bool, dict[str, str]]:
+  """`size` at a time in one program; the baseline, which may have another shape, apart."""
+  from convnn_jax.training import members
+
+  parts = {part: [p for p in points if p.part == part] for part in ("points", "baseline")}
+  for here in parts.values():
+    members.check_alike([point.config for point in here])
+  failed = {}
+  for here in parts.values():
+    for begin in range(0, len(here), size):
+      group = here[begin : begin + size]
+      say(f"\n{', '.join(point.name for point in group)}")
+      folders = [str(folder_of(point, root)) for point in group]
+      results = members.train_members([point.config for point in group], folders)
+      if results is None:
+        return False, failed
+      failed |= {p.name: str(r) for p, r in zip(group, results, strict=True) if isinstance(r, RunFailed)}
+  return True, failed
+
+
+if __name__ == "__main__":
+  sys.exit(cli.run(main, sys.argv[1:]))

@@ -1,0 +1,169 @@
+"""Tables and the plot of a sweep: means and deviations over seeds."""
+
+import json
+import pathlib
+import statistics
+from collections.abc import Sequence
+
+from convnn_jax.errors import UserError
+from convnn_jax.report import figures
+from convnn_jax.report.points import Point, describe, label
+from convnn_jax.report.rows import Column, csv_text, digits, percent, write_table
+from convnn_jax.training import workdir as workdir_lib
+from convnn_jax.training.metrics import say
+
+# Fields of result.json that are averaged, and their titles.
+_AVERAGED = {"test_top1": "last top-1 %", "best_test_top1": "best top-1 %", "test_loss": "test loss"}
+
+
+def write(points: list[Point], root: pathlib.Path, baseline_folders: Sequence[str] = ()) -> None:
+  """Writes results.md, results.csv (a row per setting), points.csv (a row per run) and sweep.png; prints the table.
+
+  Raises:
+    UserError: a folder of --baseline holds no finished run.
+  """
+  runs = [(p, workdir_lib.read_result(root / p.part / p.name)) for p in points]
+  finished = [(point, result) for point, result in runs if result is not None]
+  rows = group(finished)
+  rows += [r for r in [_external_baseline(baseline_folders)] if r]
+  fields = list(dict.fromkeys(field for point in points for field in point.setting))
+  columns = columns_for(fields)
+  heading = (
+    f"{len(finished)} of {len(points)} points finished. Last and best epoch; sd is the sample standard"
+  )
+  heading += " deviation over seeds."
+  say("\n" + write_table(root, "results", columns, rows, heading))
+  (root / "points.csv").write_text(_every_run(finished))
+  if figure := plot(rows, fields):
+    say(f"\n{figures.save(figure, root / 'sweep.png')}")
+  say(f"{root / 'results.md'}")
+
+
+def columns_for(fields: Sequence[str]) -> list[Column]:
+  """A column for each swept field, then what was measured."""
+  names = [label(f) for f in fields]
+  titles = [name if names.count(name) == 1 else field for name, field in zip(names, fields, strict=True)]
+  columns = [Column("part", "")]
+  columns += [Column(field, title, describe) for field, title in zip(fields, titles, strict=True)]
+  columns.append(Column("seeds", "seeds"))
+  for name, title in _AVERAGED.items():
+    text = digits(4) if name == "test_loss" else percent
+    columns += [Column(name, title, text), Column(f"{name}_sd", "sd", text)]
+  columns += [Column("train_seconds", "training s", digits(1)), Column("num_params", "parameters", digits(0))]
+  return columns
+
+
+def group(finished: list[tuple[Point, dict]]) -> list[dict]:
+  """A row per setting: mean and sample standard deviation over seeds (None for a single one)."""
+  groups: dict[str, list] = {}
+  for point, result in finished:
+    key = json.dumps([point.part, point.setting], sort_keys=True, default=repr)
+    groups.setdefault(key, []).append((point, result))
+  rows = []
+  for runs in groups.values():
+    point = runs[0][0]
+    rows.append(
+      {
+        "part": "baseline" if point.part == "baseline" else "",
+        **point.setting,
+        **summary([r for _, r in runs]),
+      }
+    )
+  return rows
+
+
+def summary(results: list[dict]) -> dict:
+  """Mean and deviation of several results of one setting."""
+  row = {"seeds": len(results), "num_params": results[0]["num_params"]}
+  for name in _AVERAGED:
+    values = [result[name] for result in results]
+    row[name] = statistics.fmean(values)
+    row[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+  row["train_seconds"] = statistics.fmean(result["train_seconds"] for result in results)
+  return row
+
+
+def _external_baseline(folders: Sequence[str]) -> dict | None:
+  results = []
+  for folder in folders:
+    path, _ = workdir_lib.load_config(folder)
+    result = workdir_lib.read_result(path)
+    if result is None:
+      raise UserError(f"--baseline={folder} is not finished; train it first.")
+    results.append(result)
+  return {"part": "baseline", **summary(results)} if results else None
+
+
+def _every_run(finished) -> str:
+  fields = list(dict.fromkeys(field for point, _ in finished for field in point.overrides))
+  wanted = [
+    "test_top1",
+    "best_test_top1",
+    "best_epoch",
+    "test_loss",
+    "test_top5",
+    "train_seconds",
+    "num_params",
+  ]
+  wanted += ["params_digest", "device", "commit"]
+  columns = [Column(name, name) for name in ("part", "name", *fields, *wanted)]
+  rows = [{"part": p.part, "name": p.name, **p.overrides, **result} for p, result in finished]
+  return csv_text(columns, rows)
+
+
+def plot(rows: list[dict], fields: Sequence[str]):
+  """Accuracy against the numeric field with most values, a line for each combination of the others.
+
+  Returns:
+    None if no numeric field has two values.
+  """
+  points = [row for row in rows if row["part"] != "baseline"]
+  numeric = lambda field: {row[field] for row in points if _is_number(row.get(field))}
+  candidates = [field for field in fields if len(numeric(field)) > 1]
+  if not candidates:
+    return None
+  swept = max(candidates, key=lambda field: len(numeric(field)))
+  others = [field for field in fields if field != swept and len({repr(row.get(field)) for row in points}) > 1]
+  lines: dict[str, list[dict]] = {}
+  for row in points:
+    if _is_number(row.get(swept)):
+      name = ", ".join(f"{label(field)} {describe(row.get(field, '-'))}" for field in others)
+      lines.setdefault(name, []).append(row)
+
+  measures = ("test_top1", "best_test_top1")
+  figure, axes = figures.new_figure(1, 2, width=5.2, height=3.8, sharey=True)
+  for axis, measure in zip(axes[0], measures, strict=True):
+    for number, (name, line) in enumerate(lines.items()):
+      line = sorted(line, key=lambda row: row[swept])
+      middle = [100 * row[measure] for row in line]
+      spread = [100 * (row[f"{measure}_sd"] or 0) for row in line]
+      seeds = f"{line[0]['seeds']} seed{'s' if line[0]['seeds'] > 1 else ''}, mean ± sd"
+      shown = f"{name} ({seeds})" if name else seeds
+      x = [row[swept] for row in line]
+      axis.errorbar(x, middle, spread, fmt="o-", ms=4, capsize=3, color=f"C{number}", label=shown)
+    for number, row in enumerate(row for row in rows if row["part"] == "baseline"):
+      _band(axis, row, measure, f"C{len(lines) + number}")
+    values = sorted({row[swept] for line in lines.values() for row in line})
+    if values[0] > 0 and values[-1] / values[0] >= 50:
+      axis.set_xscale("log")
+    axis.set_xlabel(swept, fontsize=9)
+    axis.set_ylabel("test top-1 %", fontsize=9)
+    axis.set_title(
+      "last epoch" if measure == "test_top1" else "best epoch (chosen on the test set)", fontsize=9
+    )
+    axis.grid(alpha=0.3)
+    axis.tick_params(labelsize=8, labelleft=True)
+    axis.legend(fontsize=7)
+  figure.suptitle(f"Accuracy against {label(swept)}", fontsize=10)
+  return figure
+
+
+def _band(axis, row: dict, measure: str, colour: str) -> None:
+  middle, spread = 100 * row[measure], 100 * (row[f"{measure}_sd"] or 0)
+  axis.axhline(middle, color=colour, lw=1)
+  seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
+  axis.axhspan(middle - spread, middle + spread, color=colour, alpha=0.2, label=f"baseline ({seeds})")
+
+
+def _is_number(value) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,204 @@
+"""Any set of finished runs as one table: mean and deviation over seeds, cost, and what was published.
+
+    python -m convnn_jax.report.table --workdir=runs/vit_softmax --workdir=runs/convnn_k9
+    python -m convnn_jax.report.table --workdir=runs --published=convnn --out=reports/table
+
+A --workdir that is no run stands for all finished runs below it. Runs whose configs differ in the seed only are one
+row. --published=NAME adds docs/published/NAME.csv with our figures beside each row; NAME may also be a path.
+"""
+
+import csv
+import pathlib
+import re
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+
+from convnn_jax import cli
+from convnn_jax.errors import UserError, unknown_name
+from convnn_jax.report.rows import Column, digits, fresh_folder, markdown, percent, write_table
+from convnn_jax.training import config as config_lib
+from convnn_jax.training import workdir as workdir_lib
+from convnn_jax.training.metrics import say
+
+PUBLISHED = pathlib.Path(__file__).parents[2] / "docs" / "published"
+
+COLUMNS = (
+  Column("run", "run"),
+  Column("dataset", "data"),
+  Column("model", "model"),
+  Column("attention", "attention"),
+  Column("epochs", "epochs"),
+  Column("seeds", "seeds"),
+  Column("test_top1", "last top-1 %", percent),
+  Column("test_top1_sd", "sd", percent),
+  Column("best_test_top1", "best top-1 %", percent),
+  Column("best_test_top1_sd", "sd", percent),
+  Column("published", "published %"),
+  Column("num_params", "parameters", digits(0)),
+  Column("flops_per_image", "MFLOP per image", digits(2, 1e-6)),
+  Column("step_ms_median", "ms per step", digits(2)),
+  Column("device", "device"),
+  Column("commit", "commit"),
+)
+PUBLISHED_COLUMNS = (
+  Column("study", "study"),
+  Column("model", "model"),
+  Column("dataset", "data"),
+  Column("setting", "setting"),
+  Column("best_top1", "best top-1 %"),
+  Column("last_top1", "last top-1 %"),
+  Column("ours_best", "ours, best"),
+  Column("ours_last", "ours, last"),
+  Column("params", "parameters"),
+  Column("gflops", "GFLOP"),
+  Column("inference_ms", "inference ms"),
+  Column("source", "source"),
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Parses flags, reads the runs, prints and writes the tables."""
+  parser = cli.Parser(description=__doc__.splitlines()[0])
+  parser.add_argument(
+    "--workdir", action="append", required=True, help="a run, or a folder with runs below it"
+  )
+  parser.add_argument("--published", action="append", default=[], help="a table of docs/published, or a path")
+  parser.add_argument(
+    "--matching", action="store_true", help="of the published rows only those that we have run"
+  )
+  parser.add_argument("--out", default="", help="new folder for table.md, table.csv; default: print only")
+  args = parser.parse_args(argv)
+  groups = group(find_runs(args.workdir))
+  published = {name: read_published(name) for name in args.published}
+  rows = [row(runs, [p for table in published.values() for p in table]) for runs in groups]
+  beside = {name: [_with_ours(p, groups) for p in table] for name, table in published.items()}
+  if args.matching:
+    beside = {name: [p for p in table if p["ours_best"]] for name, table in beside.items()}
+  say(markdown(COLUMNS, rows))
+  for name, table in beside.items():
+    say(f"\n{name}, as published\n\n{markdown(PUBLISHED_COLUMNS, table)}")
+  if args.out:
+    folder = fresh_folder(args.out, args.out)
+    write_table(folder, "table", COLUMNS, rows, "Mean and sample standard deviation (sd) over seeds.")
+    for name, table in beside.items():
+      write_table(folder, f"published-{pathlib.Path(name).stem}", PUBLISHED_COLUMNS, table)
+    say(f"\nwritten to {folder}")
+
+
+def find_runs(workdirs: Sequence[str]) -> list[tuple[pathlib.Path, Mapping, dict]]:
+  """(folder, flat config, result) of every finished run, in natural order below a folder.
+
+  Raises:
+    UserError: a folder holds no finished run.
+  """
+  found = {}
+  for workdir in workdirs:
+    top = pathlib.Path(workdir).expanduser()
+    if (top / "config.json").exists():
+      candidates = [top]
+    else:
+      candidates = sorted((path.parent for path in top.rglob("config.json")), key=_natural)
+    finished = [path for path in candidates if (path / "result.json").exists()]
+    if not finished:
+      what = "a run that is not finished" if candidates else "no run"
+      raise UserError(f"--workdir={workdir} holds {what}; train first, or give the folder of a finished run.")
+    for path in finished:
+      _, config = workdir_lib.load_config(str(path))
+      found[path.resolve()] = (path, config_lib.flatten(config.to_dict()), workdir_lib.read_result(path))
+  return list(found.values())
+
+
+def _natural(path: pathlib.Path) -> list:
+  return [(0, int(word), "") if word.isdigit() else (1, 0, word) for word in re.split(r"(\d+)", str(path))]
+
+
+def group(runs) -> list[list]:
+  """Lists of runs whose configs differ in the seed and the place of the data only."""
+  groups: dict[str, list] = {}
+  for run in runs:
+    setting = {field: value for field, value in run[1].items() if field not in ("seed", "data.data_dir")}
+    groups.setdefault(repr(sorted(setting.items())), []).append(run)
+  return list(groups.values())
+
+
+def row(runs, published: Sequence[dict] = ()) -> dict:
+  """One row: means over the runs of a group; what was published for its config, if anything."""
+  path, config, first = runs[0]
+  results = [result for _, _, result in runs]
+  values = {
+    "run": re.sub(r"-?seed=?\d+", "", path.name) or path.name if len(runs) > 1 else path.name,
+    "dataset": config["data.name"],
+    "model": config["model.name"],
+    "attention": config.get("model.attention.name"),
+    "epochs": config["num_epochs"],
+    "seeds": len(runs),
+    "num_params": first["num_params"],
+    "flops_per_image": first["flops_per_image"],
+    "device": _joined(f"{r['num_devices']} x {r['device']}" for r in results),
+    "commit": _joined(r["commit"] for r in results),
+  }
+  for name in ("test_top1", "best_test_top1"):
+    column = [result[name] for result in results]
+    values[name] = statistics.fmean(column)
+    values[f"{name}_sd"] = statistics.stdev(column) if len(column) > 1 else None
+  steps = [result["step_ms_median"] for result in results if result["step_ms_median"] is not None]
+  values["step_ms_median"] = statistics.median(steps) if steps else None
+  matching = [p["best_top1"] for p in published if matches(p["match"], config, first)]
+  values["published"] = "; ".join(dict.fromkeys(matching)) or None
+  return values
+
+
+def _joined(words) -> str | None:
+  return ", ".join(dict.fromkeys(word for word in words if word)) or None
+
+
+def read_published(name: str) -> list[dict]:
+  """Rows of docs/published/NAME.csv, or of the file NAME, as text."""
+  path = pathlib.Path(name) if name.endswith(".csv") else PUBLISHED / f"{name}.csv"
+  if not path.is_file():
+    raise unknown_name("published table", name, [p.stem for p in PUBLISHED.glob("*.csv")])
+  with path.open(newline="") as file:
+    rows = list(csv.DictReader(file))
+  for key in ("match", "best_top1"):
+    if rows and key not in rows[0]:
+      raise UserError(f"{path} has no column '{key}'; see {PUBLISHED / 'convnn.csv'} for an example.")
+  return [{key: value or None for key, value in row.items()} for row in rows]
+
+
+def matches(conditions: str | None, config: Mapping, result: Mapping) -> bool:
+  """Whether "field=value;field=value" holds; a field of the config, or num_params. False if there is none."""
+  if not conditions:
+    return False
+  known = {**config, "num_params": result["num_params"]}
+  pairs = (condition.split("=", 1) for condition in conditions.split(";"))
+  return all(field in known and _same(known[field], value) for field, value in pairs)
+
+
+def _same(value, text: str) -> bool:
+  if isinstance(value, (int, float)) and not isinstance(value, bool):
+    try:
+      return float(value) == float(text)
+    except ValueError:
+      return False
+  return str(value) == text
+
+
+def _with_ours(published: dict, groups) -> dict:
+  """The published row, and our mean ± sd where we have run it."""
+  ours = [row(runs) for runs in groups if matches(published["match"], runs[0][1], runs[0][2])]
+
+  def shown(name):
+    texts = []
+    for one in ours:
+      spread = one[f"{name}_sd"]
+      texts.append(
+        percent(one[name]) + (f" ± {percent(spread)} ({one['seeds']})" if spread is not None else "")
+      )
+    return "; ".join(texts) or None
+
+  return {**published, "ours_best": shown("best_test_top1"), "ours_last": shown("test_top1")}
+
+
+if __name__ == "__main__":
+  sys.exit(cli.run(main, sys.argv[1:]))

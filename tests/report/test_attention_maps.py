@@ -1,0 +1,142 @@
+"""Attention of runs as pictures and numbers."""
+
+import csv
+
+import jax
+import numpy as np
+import pytest
+from fast_jit import use_fast_jit
+from PIL import Image
+
+from convnn_jax.attention import ATTENTIONS, TokenGrid
+from convnn_jax.errors import UserError
+from convnn_jax.report import attention_figures, attention_maps, capture
+from convnn_jax.training.assemble import assemble
+
+
+@pytest.mark.parametrize("attention", sorted(ATTENTIONS))
+def test_every_attention_is_found(small_config, attention):
+  pieces = assemble(small_config("--config.model.depth=2", attention=attention))
+  variables = {"params": pieces.state_shapes.params, **pieces.state_shapes.collections}
+  images = jax.ShapeDtypeStruct((3, *pieces.info.image_shape), np.float32)
+  apply = lambda v, x: pieces.model.apply(v, x, train=False, mutable=["intermediates"])[1]
+  shapes = jax.eval_shape(apply, variables, images)["intermediates"]
+  sown = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+  flat = capture.traverse_util.flatten_dict(sown)
+  layers = capture.find_layers(flat, 3, pieces.info.image_shape)
+  assert [layer.name for layer in layers] == ["block_0", "block_1"]
+  for layer in layers:
+    b, w, _, n, m = layer.weights.shape
+    assert (b, w) == (3, 1)
+    assert n == m == layer.grid.num_tokens
+    assert layer.grid.num_prefix == 1
+
+
+def test_layout_of_sown_values():
+  """Numbered names in order of the numbers; windows, scanned layers and inner attentions."""
+  zeros = lambda *shape: np.zeros(shape, np.float32)
+  sown = {
+    ("block_10", "attention", "attention_weights"): (zeros(2, 3, 4, 4),),
+    ("block_10", "attention", "first", "attention_weights"): (zeros(2, 1, 4, 4),),
+    ("block_2", "attention", "attention_weights"): (zeros(8, 3, 9, 9),),
+    ("block_2", "attention", "attention_scores"): (zeros(8, 3, 9, 9),),
+    ("scanned", "attention", "attention_weights"): (zeros(5, 2, 3, 4, 4),),
+    ("scanned", "attention", "sinkhorn_row_error"): (zeros(5, 2, 3),),
+  }
+  layers = capture.find_layers(sown, 2, (8, 8, 1))
+  assert [layer.name for layer in layers] == ["block_2", "block_10", *(f"scanned/{i}" for i in range(5))]
+  assert layers[0].weights.shape == layers[0].scores.shape == (2, 4, 3, 9, 9)
+  assert layers[0].grid is None  # windows do not span the image
+  assert layers[1].grid == TokenGrid(2, 2)
+  assert layers[2].row_error.shape == (2, 1, 3)
+
+
+@pytest.mark.parametrize(
+  ("tokens", "shape", "expected"),
+  [
+    (196, (224, 224, 3), TokenGrid(14, 14, 0)),
+    (197, (224, 224, 3), TokenGrid(14, 14, 1)),
+    (198, (224, 224, 3), TokenGrid(14, 14, 2)),
+    (9, (32, 64, 3), TokenGrid(2, 4, 1)),
+    (15, (8, 8, 3), TokenGrid(3, 3, 6)),
+    (60, (8, 8, 3), None),
+  ],
+)
+def test_grid_of_tokens(tokens, shape, expected):
+  assert capture.infer_grid(tokens, shape) == expected
+
+
+def test_report_of_two_runs(saved_run, tmp_path, capsys, monkeypatch):
+  use_fast_jit(monkeypatch)
+  one = saved_run(tmp_path / "one", attention="softmax")
+  two = saved_run(tmp_path / "two", "--config.model.attention.num_heads=4", attention="reattention")
+  out = tmp_path / "report"
+  flags = [f"--workdir={one}", f"--workdir={two}", "--images=3", "--head=0", "--query=1,2"]
+  attention_maps.main([*flags, f"--out={out}"])
+  stems = ("heatmaps", "histograms", "query-1-2")
+  names = {"arrays.npz", "statistics.md", "statistics.csv", "entropy.png"}
+  assert {path.name for path in out.iterdir()} == names | {f"image3-layer0-{stem}.png" for stem in stems}
+  for path in out.glob("*.png"):
+    with Image.open(path) as picture:
+      assert min(picture.size) > 200
+      assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
+
+  arrays = np.load(out / "arrays.npz")
+  weights, scores = (arrays[f"one.block_0.{kind}"].astype(np.float64) for kind in ("weights", "scores"))
+  assert weights.shape == (1, 1, 1, 17, 17)
+  np.testing.assert_allclose(weights, np.exp(scores) / np.exp(scores).sum(-1, keepdims=True), atol=1e-6)
+  lines = (out / "statistics.csv").read_text().splitlines()
+  first, second = csv.DictReader(lines)
+  assert (first["run"], first["layer"], first["head"]) == ("one", "block_0", "0")
+  assert 0 < float(first["entropy"]) <= 1
+  assert second["entropy"] == ""  # re-attention has negative weights
+  assert (out / "statistics.md").read_text().splitlines()[2] in capsys.readouterr().out
+
+  captured = capture.capture(one, [3])
+  monkeypatch.setattr(attention_maps, "capture", lambda *_: captured)
+  for bad, message in (
+    ([f"--out={out}"], "not empty"),
+    (["--layer=1"], "layer 1 does not exist; there are 1"),
+    (["--head=9"], "head 9 does not exist"),
+    (["--window=1"], "window 1 does not exist"),
+    (["--query=4,0"], "tokens are 4 x 4"),
+    (["--query=a"], "must be row,column"),
+    (["--step=first"], "must be last, best or"),
+    (["--images=all"], "too many"),
+    (["--imagse=1"], "unrecognized arguments"),
+  ):
+    with pytest.raises(UserError, match=message):
+      attention_maps.main([f"--workdir={one}", *bad])
+
+
+def test_pictures_of_windows_pooling_and_missing_layers():
+  """Windowed attention has heatmaps and histograms; runs without a layer, a head or pooling leave their place empty."""
+  rng = np.random.default_rng(0)
+  weights = rng.uniform(size=(1, 4, 2, 9, 9)).astype(np.float32)
+  windowed = capture.Layer("stage_0/block_0", weights, None, None, None)
+  whole = capture.Layer("block_0", weights[:, :1, :1], None, None, TokenGrid(3, 3))
+  common = dict(folder=None, step=1, images=rng.uniform(size=(1, 8, 8, 3)), labels=[0], predictions=[0])
+  one = capture.Capture(name="one", layers=[windowed], pooling=None, pooling_grid=None, **common)
+  pooling = np.asarray([[0.0, 0.0, 0.25, 0.75]])
+  two = capture.Capture(name="two", layers=[whole], pooling=pooling, pooling_grid=TokenGrid(2, 2), **common)
+
+  figure = attention_figures.heatmaps([one, two], [windowed, whole], 0, [0, 1], 3, "title")
+  shown = [axis for axis in figure.axes if axis.images]
+  np.testing.assert_array_equal(shown[0].images[0].get_array(), weights[0, 3, 0])
+  assert len(shown) == 2  # the second run has neither window 3 nor head 1
+  assert len([axis for axis in figure.axes if axis.get_xlabel() == "key token"]) == 2
+  figure = attention_figures.histograms([one, two], [windowed, None], 0, [0], "title")
+  counts = [sum(patch.get_height() for patch in bars) for bars in figure.axes[0].containers]
+  assert counts == [4 * 72, 4 * 9]  # off the diagonal, on it, over all windows
+
+  figure = attention_figures.pooling_maps([one, two], 0, "title")
+  _, on_grid, over_image, _ = figure.axes
+  np.testing.assert_array_equal(on_grid.images[0].get_array(), [[0, 0], [1, 3]])  # in units of 1/n
+  assert len(over_image.images) == 2
+  figure = attention_figures.query_maps([one, two], [windowed, whole], 0, [0], (0.5, 0.5), "title")
+  np.testing.assert_allclose(figure.axes[1].images[0].get_array().ravel(), 9 * weights[0, 0, 0, 4])
+
+
+def test_no_run(tmp_path):
+  with pytest.raises(UserError, match="holds no run"):
+    attention_maps.main([f"--workdir={tmp_path}"])

@@ -1,0 +1,136 @@
+"""The sweep command as a user runs it."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from convnn_jax.errors import UserError
+from convnn_jax.report import sweep
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = "--config=tests/report/small_sweep.py"
+NAMES = ["points/temperature=0.5-seed=0", "points/temperature=0.5-seed=1", "points/temperature=2.0-seed=0"]
+NAMES += [
+  "points/temperature=2.0-seed=1",
+  "baseline/attention=softmax-seed=0",
+  "baseline/attention=softmax-seed=1",
+]
+
+
+def fake_train(calls, fails=()):
+  def train(config, folder):
+    folder = pathlib.Path(folder)
+    calls.append(f"{folder.parent.name}/{folder.name}")
+    if calls[-1] in fails:
+      raise fails[calls[-1]]
+    from convnn_jax.training import config as config_lib
+
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(config_lib.to_json(config))
+    top1 = 0.5 + 0.1 * config.seed
+    result = dict(test_top1=top1, best_test_top1=top1, test_loss=1.0, test_top5=1.0, train_seconds=1.0)
+    (folder / "result.json").write_text(json.dumps({**result, "num_params": 7, "best_epoch": 1.0}))
+    return result
+
+  return train
+
+
+def test_finished_points_are_not_run_again_and_failures_do_not_stop_the_rest(tmp_path, monkeypatch):
+  from convnn_jax.errors import RunFailed
+  from convnn_jax.training import loop
+
+  calls = []
+  flags = [CONFIG, f"--workdir={tmp_path / 'sweep'}"]
+  monkeypatch.setattr(loop, "train", fake_train(calls, {NAMES[1]: RunFailed("diverged")}))
+  with pytest.raises(RunFailed, match="1 of 6 points failed: temperature=0.5-seed=1: diverged"):
+    sweep.main(flags)
+  assert calls == NAMES
+  rows = list(csv.DictReader((tmp_path / "sweep/results.csv").read_text().splitlines()))
+  assert [(row["part"], row["seeds"]) for row in rows] == [("", "1"), ("", "2"), ("baseline", "2")]
+  assert float(rows[1]["test_top1"]) == pytest.approx(0.55)
+
+  calls.clear()
+  monkeypatch.setattr(loop, "train", fake_train(calls))
+  sweep.main(flags)
+  assert calls == [NAMES[1]]
+  assert "6 of 6 points finished" in (tmp_path / "sweep/results.md").read_text()
+  assert (tmp_path / "sweep/sweep.png").stat().st_size > 5000
+  assert len((tmp_path / "sweep/points.csv").read_text().splitlines()) == 7
+  sweep.main(flags)
+  assert calls == [NAMES[1]]
+
+  for more, message in (
+    (["--config.num_epochs=2"], "holds the sweep"),
+    (["--jobs=0"], "at least 1"),
+    (["--jobs=2", "--vmap=2"], "leave one out"),
+    (["--baseline=nothing"], "holds no run"),
+  ):
+    with pytest.raises(UserError, match=message):
+      sweep.main([*flags, *more])
+  with pytest.raises(UserError, match="is no sweep"):
+    sweep.main([CONFIG, f"--workdir={tmp_path}"])
+
+
+def test_points_of_other_shapes_are_named_before_anything_runs(tmp_path):
+  config = tmp_path / "shapes.py"
+  config.write_text(
+    pathlib.Path(ROOT / "tests/report/small_sweep.py").read_text()
+    + "\ndef sweep():\n  return [{'model.depth': 1}, {'model.depth': 2}]\n"
+  )
+  with pytest.raises(UserError, match=r"--vmap trains runs of one shape.*model.depth \(1, 2\)"):
+    sweep.main([f"--config={config}", f"--workdir={tmp_path / 'sweep'}", "--vmap=2"])
+  assert not list((tmp_path / "sweep").glob("points/*"))
+
+
+def command(*flags):
+  env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+  return subprocess.Popen(
+    [sys.executable, "-m", "convnn_jax.report.sweep", CONFIG, *flags],
+    cwd=ROOT,
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+@pytest.mark.slow
+def test_together_side_by_side_and_killed_sweeps_have_equal_results(tmp_path):
+  """--vmap, --jobs with a SIGTERM and a kill -9 in between, and one after another."""
+  vmapped, parallel, plain = (tmp_path / name for name in ("vmapped", "parallel", "plain"))
+  process = command(f"--workdir={vmapped}", "--vmap=4")
+  out, _ = process.communicate(timeout=600)
+  assert process.returncode == 0, out
+  assert out.count("compiled in") == 2  # the points, the baseline
+
+  for number in (signal.SIGTERM, signal.SIGKILL):
+    process = command(f"--workdir={plain}")
+    before = len(list(plain.glob("*/*/result.json")))
+    while len(list(plain.glob("*/*/result.json"))) == before and process.poll() is None:
+      time.sleep(0.05)
+    process.send_signal(number)
+    process.communicate(timeout=120)
+  process = command(f"--workdir={plain}")
+  out, _ = process.communicate(timeout=600)
+  assert process.returncode == 0, out
+
+  process = command(f"--workdir={parallel}", "--jobs=2", "--limit=2")
+  out, _ = process.communicate(timeout=600)
+  assert process.returncode == 0, out
+  digest = lambda folder: json.loads((folder / "result.json").read_text())["params_digest"]
+  assert [digest(parallel / name) for name in NAMES[:2]] == [digest(plain / name) for name in NAMES[:2]]
+
+  for name in NAMES:
+    losses = []
+    for folder in (vmapped, plain):
+      rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+      losses.append([row["loss"] for row in rows])
+    np.testing.assert_allclose(*losses, atol=1e-5)

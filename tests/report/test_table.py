@@ -1,0 +1,111 @@
+"""Runs as a table, beside what was published."""
+
+import csv
+import json
+
+import pytest
+
+from convnn_jax.errors import UserError
+from convnn_jax.report import table
+from convnn_jax.training import config as config_lib
+
+RESULT = {
+  "test_top1": 0.5,
+  "best_test_top1": 0.75,
+  "num_params": 1234567,
+  "flops_per_image": 2_500_000,
+  "step_ms_median": 3.0,
+  "device": "cpu",
+  "num_devices": 1,
+  "commit": "abc",
+}
+
+
+@pytest.fixture
+def run(tmp_path, small_config):
+  def make(name, *overrides, **result):
+    folder = tmp_path / "runs" / name
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(config_lib.to_json(small_config(*overrides)))
+    (folder / "result.json").write_text(json.dumps(RESULT | result))
+    return folder
+
+  return make
+
+
+def test_seeds_are_one_row(run, tmp_path):
+  run("a-seed=0", "--config.seed=0", test_top1=0.4)
+  run("a-seed=1", "--config.seed=1", test_top1=0.6, step_ms_median=None, commit="def")
+  run("b", "--config.model.depth=2")
+  first, second = (table.row(runs) for runs in table.group(table.find_runs([str(tmp_path / "runs")])))
+  assert (first["run"], first["seeds"], first["test_top1"]) == ("a", 2, pytest.approx(0.5))
+  assert first["test_top1_sd"] == pytest.approx(0.2 / 2**0.5)
+  assert first["step_ms_median"] == 3.0
+  assert first["commit"] == "abc, def"
+  assert (second["run"], second["seeds"], second["test_top1_sd"]) == ("b", 1, None)
+
+
+def test_published_rows_stand_beside_ours(run, tmp_path, capsys):
+  folder = run("mine", "--config.optimizer.learning_rate=0.5")
+  published = tmp_path / "notes.csv"
+  published.write_text(
+    "model,dataset,best_top1,match,source\n"
+    "X,digits,71.5,data.name=digits;optimizer.learning_rate=5e-1;num_params=1234567,a paper\n"
+    "Y,digits,99.9,data.name=digits;num_params=1,another\n"
+    "Z,digits,88.8,,a third\n"
+  )
+  out = tmp_path / "out"
+  table.main([f"--workdir={folder}", f"--published={published}", f"--out={out}"])
+  (ours,) = csv.DictReader((out / "table.csv").read_text().splitlines())
+  assert ours["published"] == "71.5"
+  rows = list(csv.DictReader((out / "published-notes.csv").read_text().splitlines()))
+  assert [row["ours_best"] for row in rows] == ["75.00", "", ""]
+  assert "1,234,567" in capsys.readouterr().out
+  table.main([f"--workdir={folder}", f"--published={published}", "--matching"])
+  assert "another" not in capsys.readouterr().out
+
+
+def test_mistakes(run, tmp_path):
+  folder = run("mine")
+  with pytest.raises(UserError, match="holds no run"):
+    table.main([f"--workdir={tmp_path / 'nothing'}"])
+  with pytest.raises(UserError, match="Unknown published table 'convn'. Did you mean 'convnn'"):
+    table.main([f"--workdir={folder}", "--published=convn"])
+  (folder / "result.json").unlink()
+  with pytest.raises(UserError, match="not finished"):
+    table.main([f"--workdir={folder}"])
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in table.PUBLISHED.glob("*.csv")))
+def test_published_tables_are_whole(name):
+  """Every row says where it comes from, its numbers are numbers, and its conditions can be read."""
+  rows = table.read_published(name)
+  assert rows
+  for row in rows:
+    assert row["source"]
+    for key in ("best_top1", "last_top1", "top5"):
+      assert row[key] is None or 0 < float(row[key]) < 100
+    for key in ("params", "gflops", "inference_ms", "epochs"):
+      assert row[key] is None or float(row[key]) > 0
+    assert all(condition.count("=") == 1 for condition in (row["match"] or "a=b").split(";"))
+
+
+OURS = {
+  ("convnn", "vit_softmax"): "78.3691",
+  ("convnn", "convnn_k9"): "74.3945",
+  ("convnn", "local"): "74.5117",
+  ("sot", "cct_2_3x2"): "78.14",
+  ("sot", "sot_q"): "76.65",
+  ("sot", "sot_q_no_softmax"): "74.96",
+  ("sot", "sot_qk_no_softmax"): "76.88",
+  ("sot", "sot_qkt"): "76.76",
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_published_runs_of_our_configs_are_found(name):
+  """The conditions in docs/published speak of configs as they are."""
+  config = config_lib.flatten(config_lib.load(f"configs/{name[1]}.py").to_dict())
+  published = table.read_published(name[0])
+  found = [row["best_top1"] for row in published if table.matches(row["match"], config, {"num_params": 0})]
+  assert OURS[name] in found
