@@ -51,18 +51,23 @@ def get_config() -> ConfigDict:
         mix_switch_probability=0.5,  # of cutmix instead of mixup, where both words stand
         mix_epochs=0.0,  # only the first so many epochs are mixed; 0 = all
         center_fraction=0.0,  # evaluation of streamed images: centre square, share of the shorter side; 0 = usual
-        normalization="dataset",  # mean and deviation of: dataset, imagenet, half (0.5 and 0.5)
+        normalization="dataset",  # mean and deviation of: dataset, imagenet, mnist, half (0.5 and 0.5)
       ),
       model=dict(
         name="vit",
         patch_size=16,  # pixels
+        patch_norm="after",  # LayerNorm after the patches' linear map; both (before, too), none
         width=192,  # channels of a token
         depth=12,  # blocks
         mlp_dim=768,  # hidden width of the MLPs
         dropout_rate=0.1,
-        position_embedding="sincos",  # sincos, learned, none
-        pooling="cls",  # cls (class token), mean
-        final_norm="none",  # none, layer_norm
+        embedding_dropout_rate=0.0,  # on the tokens that enter the first block
+        position_embedding="sincos",  # sincos, sincos_one_frequency, learned, none
+        position_std=0.02,  # of new learned positions
+        num_positions=0,  # rows of the learned table; 0 = one per token
+        pooling="cls",  # cls (class token), mean, mean_all (class token, too), query (learned ones cross-attend)
+        num_queries=1,  # of pooling="query"
+        final_norm="none",  # none, layer_norm, after_pooling
         attention=dict(name="softmax", num_heads=3, dropout_rate=0.1),  # replaced as a whole
       ),
       loss=dict(
@@ -130,7 +135,7 @@ def with_data(config: ConfigDict, preset: str = "cifar10", image_size: int = 0) 
   staged = "depths" in config.model and name != "digits"
   if image_size and (fields["image_size"] == 224 or staged):
     fields["image_size"] = image_size
-  else:
+  elif config.model.get("patch_size"):  # not where a model has none, or derives it
     config.model.patch_size = patch_size
   usual = fields.pop("augment", ())
   if name in _PLAIN or not config.data.augment:  # a recipe's augmentation stays where the images bear it
@@ -154,10 +159,12 @@ def _shrink(config: ConfigDict) -> None:
   if "depths" in config.model:
     _shrink_stages(config.model)
   else:
-    config.model.update(width=64, depth=min(config.model.depth, 4), mlp_dim=128)
+    smaller = dict(width=64, depth=min(config.model.get("depth", 4), 4), mlp_dim=128)
     if "num_convolutions" in config.model:
-      config.model.update(kernel_size=3, num_convolutions=1)  # 4 x 4 tokens
-    _shrink_attention(config.model.attention)
+      smaller |= dict(kernel_size=3, num_convolutions=1)  # 4 x 4 tokens
+    config.model.update({field: value for field, value in smaller.items() if field in config.model})
+    if "attention" in config.model:
+      _shrink_attention(config.model.attention)
 
 
 def _shrink_stages(model: ConfigDict) -> None:

@@ -1,62 +1,27 @@
 """How the reference cases of each family run here. A new family = one function and one line in LOADERS."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from golden_case import Loaded, load_module, params_of
+from golden_zoo import load_zoo
 
 from configs import base
 from convnn_jax.attention import TokenGrid, make_attention
-from convnn_jax.attention.local import local_scores, pad_tokens
-from convnn_jax.convert import convnn, sot_cct, swin, zoo
+from convnn_jax.convert import convnn, sot_cct, swin
 from convnn_jax.convert.options import NotOffered
-from convnn_jax.convert.rules import Rule, to_flax
+from convnn_jax.convert.rules import to_flax
 from convnn_jax.errors import UserError
-from convnn_jax.layers.conv_tokenizer import ConvTokenizer
-from convnn_jax.layers.norm import layer_norm
 from convnn_jax.layers.patch_merging import PatchMerging
-from convnn_jax.layers.pooling import SequencePooling
 from convnn_jax.layers.pos_embed import resize_positions
-from convnn_jax.models import make_model
-from convnn_jax.models.cct import CompactBlock
-from convnn_jax.models.encoder import EncoderBlock
 from convnn_jax.models.swin_block import SwinBlock
-from convnn_jax.ops.masks import hidden_bias
 from convnn_jax.ops.resize import resize_table
 from convnn_jax.ops.self_transport import self_transport
 from convnn_jax.ops.windows import pair
 from convnn_jax.training.schedule import make_schedule
-
-
-class Loaded(NamedTuple):
-  """A reference case, ready to run.
-
-  Attributes:
-    run: (our params, *inputs in the source's layout) -> output in the source's layout.
-    params: ours, from the case's `param:*`.
-    rules: table that brings gradients back to the source's names and layouts.
-    input_gradients: whether the family stores `grad:x` for this module.
-    constants: inputs without a stored gradient, such as masks.
-  """
-
-  run: Callable[..., Any]
-  params: Any
-  rules: Sequence[Rule]
-  input_gradients: bool = True
-  constants: Sequence[str] = ()
-
-
-class NormedAttention(nn.Module):
-  """A published attention with its LayerNorm inside."""
-
-  spec: Mapping[str, Any]
-
-  @nn.compact
-  def __call__(self, x, *, train):
-    return make_attention(self.spec, name="attention")(layer_norm("norm")(x), train=train)
 
 
 def load_convnn(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Loaded:
@@ -73,65 +38,20 @@ def load_convnn(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
       "model": lambda: {f"block_{layer}": {"attention": drawn} for layer in range(made.spec["depth"])},
     }
     collections = {"candidates": within[made.kind]()}
-  loaded = _load_module(made, config, arrays, collections)
+  loaded = load_module(made, config, arrays, collections=collections)
   return loaded._replace(input_gradients=made.kind != "model")
-
-
-def load_zoo(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Loaded:
-  """Cases of the comparison attentions."""
-  options, bias = {}, None
-  if "aux:key_mask" in arrays:
-    options = {"key_mask": "given in aux:key_mask"}
-    bias = hidden_bias(arrays["aux:key_mask"], arrays["x"].dtype)[:, None, None]
-  made = zoo.conversion({**config, **options})
-  if made.kind != "scores":
-    return _load_module(made, config, arrays, bias=bias)
-
-  def core(params, query, key, value):
-    del params
-    query, key, value = (jnp.swapaxes(y, 1, 2) for y in (query, key, value))
-    fields = made.spec | {"scale": made.spec["scale"] or query.shape[-1] ** -0.5}
-    weights = jax.nn.softmax(local_scores(query, key, bias, **fields), axis=-1)
-    return jnp.einsum("bhnm,bmhd->bhnd", weights, pad_tokens(value, weights.shape[-1]))
-
-  state = {name.removeprefix("param:"): a for name, a in arrays.items() if name.startswith("param:")}
-  return Loaded(core, to_flax(state, made.rules, {}, ignore=made.ignore), made.rules)
-
-
-def _load_module(made, config, arrays, collections=None, bias=None) -> Loaded:
-  kind, spec, rules, ignore = made
-  module = {
-    "attention": lambda: make_attention(spec),
-    "compact_block": lambda: CompactBlock(**spec),
-    "pooling": SequencePooling,
-    "tokenizer": lambda: ConvTokenizer(**spec),
-    "normed_attention": lambda: NormedAttention(spec),
-    "block": lambda: EncoderBlock(**spec),
-    "model": lambda: make_model(spec, num_classes=config["num_classes"]),
-  }[kind]()
-  enter = lambda x: x.transpose(0, 2, 3, 1) if kind in ("model", "tokenizer") else x
-  leave = lambda y: y.reshape(y.shape[0], -1, y.shape[-1]) if kind == "tokenizer" else y
-  options = {} if kind in ("tokenizer", "pooling") else {"train": False}
-  options |= {} if bias is None else {"bias": bias}
-  init = lambda x: module.init(jax.random.key(0), enter(x), **options)["params"]
-  state = {name.removeprefix("param:"): a for name, a in arrays.items() if name.startswith("param:")}
-  params = to_flax(state, rules, jax.eval_shape(init, arrays["x"]), ignore=ignore)
-  variables = lambda params: {"params": params, **(collections or {})}
-  run = lambda params, x: leave(module.apply(variables(params), enter(x), **options))
-  return Loaded(run, params, rules)
 
 
 def load_swin(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Loaded:
   """Cases of Swin V1, V2, SwinMLP and of the fork on redundancy."""
   made = swin.conversion(config)
   if made.kind == "model":
-    return _load_module(made, config, arrays)
+    return load_module(made, config, arrays)
   if made.kind == "resize":
     # Tables of squares: their sides follow from their lengths.
     old, new = ((round(arrays[name].shape[-2] ** 0.5),) * 2 for name in ("x", "y"))
     resize = lambda params, x: resize_table(x.reshape(-1, x.shape[-1]), old, new).reshape(arrays["y"].shape)
     return Loaded(resize, {}, made.rules)
-  state = {name.removeprefix("param:"): a for name, a in arrays.items() if name.startswith("param:")}
   if made.kind == "attention":
     module = make_attention(made.spec)
     options = dict(train=False, grid=TokenGrid(*pair("window_size", config["window_size"])))
@@ -141,7 +61,7 @@ def load_swin(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Lo
     options = {} if made.kind == "merging" else dict(train=False)
     shape = (len(arrays["x"]), *config["input_resolution"], arrays["x"].shape[-1])
   init = lambda x: module.init(jax.random.key(0), x.reshape(shape), **options)["params"]
-  params = to_flax(state, made.rules, jax.eval_shape(init, arrays["x"]), ignore=made.ignore)
+  params = to_flax(params_of(arrays), made.rules, jax.eval_shape(init, arrays["x"]), ignore=made.ignore)
 
   def run(params, x, mask=None):
     bias = {} if mask is None else dict(bias=jnp.tile(mask, (len(x) // len(mask), 1, 1))[:, None])
@@ -161,7 +81,7 @@ def load_sot_cct(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
   }
   if made.kind in run:
     return Loaded(run[made.kind](made.spec), {}, made.rules)
-  return _load_module(made, config, arrays)
+  return load_module(made, config, arrays)
 
 
 def _learning_rates(num_epochs, optimizer):

@@ -10,6 +10,7 @@ import pathlib
 import pytest
 
 from configs import base
+from convnn_jax.errors import UserError
 from convnn_jax.training import config as config_lib
 from convnn_jax.training.assemble import assemble
 
@@ -29,19 +30,25 @@ def test_docstring_holds_the_command_and_a_figure(name):
 
 # Parameters with 10 classes, counted in the published code. Re-attention, which has no count there, adds
 # 192 + 3 * 3 + 2 * 3 values to each of 12 softmax blocks. The counts for conv1d and for values alone are those
-# published less the unused layers that are allocated there.
+# published less the unused layers that are allocated there. The attention study's models have a position per token
+# here, 4097 and 785 for 5 tokens there.
 NUM_PARAMS = {
+  "attention_study": 1_288_330,
   "branching_attention": 5_049_610,
   "branching_conv": 5_827_210,
+  "cnn": 1_626_442,
   "conv1d": 9_027_466 - 444_672,
   "cct_2_3x2": 283_723,
   "convnn_k9": 5_500_042,
+  "deepvit": 1_812_250 - (4097 - 5) * 128,
+  "hybrid": 1_715_402 - (785 - 5) * 128,
   "knn": 5_479_306,
   "local": 5_479_306,
   "neighborhood": 5_481_610,
   "reattention": 5_479_306 + 12 * (192 + 9 + 6),
   **dict.fromkeys(("sot_q", "sot_q_no_softmax", "sot_qk", "sot_qk_no_softmax", "sot_qkt"), 283_723),
   "sot_entropy_sweep": 283_723,
+  "sot_study": 283_723,
   "sparse": 5_479_306,
   "vit_softmax": 5_479_306,
   # Swin, with the 1000 classes of ImageNet.
@@ -143,6 +150,48 @@ def test_every_preset_builds(preset, tmp_path):
   y, x, c = pieces.info.image_shape
   assert y == x
   assert pieces.state_shapes.params["head"]["kernel"].shape[1] == pieces.info.num_classes
+
+
+def test_the_study_repeats_the_published_protocol():
+  from configs import attention_study
+
+  pieces = assemble(config_lib.load("configs/attention_study.py:deepvit,mnist,published"))
+  assert pieces.num_params == 1_615_010
+  assert pieces.info.mean == (0.1307,)
+  rates = [float(pieces.schedule(epoch * pieces.steps_per_epoch)) for epoch in range(15)]
+  assert rates == pytest.approx([1e-4 * 0.7**epoch for epoch in range(15)], rel=1e-5)
+  config = attention_study.get_config("hybrid,cifar100,published")
+  assert config.data.normalization == "mnist"  # of three channels, too
+  assert assemble(config_lib.override(config, [])).num_params == 1_727_012
+  assert attention_study.get_config().data.normalization == "dataset"
+  with pytest.raises(UserError, match="word of the study's argument 'hybird'. Did you mean 'hybrid'"):
+    attention_study.get_config("hybird,mnist")
+
+
+@pytest.mark.parametrize(
+  ("argument", "runs"), [("digits", 12), ("mnist", 30), ("cnn,mnist", 3), ("vit,base6,cifar10", 3)]
+)
+def test_the_sweep_of_the_study_lists_every_model_size_and_seed(argument, runs):
+  from configs import attention_study
+
+  changes = attention_study.sweep(argument)
+  assert len(changes) == runs == len({tuple(change.items()) for change in changes})
+
+
+def test_the_sweep_of_the_study_builds_the_presets():
+  """From the overrides of a sweep the same model comes out as from its words."""
+  from configs import attention_study
+
+  load = lambda argument, change: config_lib.load(
+    f"configs/attention_study.py:{argument}", [f"--config.{field}={value}" for field, value in change.items()]
+  )
+  changes = attention_study.sweep("mnist,published")[::3]
+  words = [
+    "cnn",
+    *(f"{model},{size}" for model in ("vit", "deepvit", "hybrid") for size in ("small", "base12", "base6")),
+  ]
+  for change, choice in zip(changes, words, strict=True):
+    assert load("mnist,published", change).model == load(f"{choice},mnist,published", {}).model
 
 
 if __name__ == "__main__":

@@ -61,8 +61,9 @@ def _compare(path, dtype):
     loaded = load(path, config, floats)
     run = fast_jit(functools.partial(_output_and_gradients, loaded.run))
     output, gradients = run(floats.get("ct"), loaded.params, *inputs.values())
-  assert output.dtype == dtype
-  worst = _difference(np.asarray(output, np.float64), arrays["y"])
+  outputs = loaded.named(output)
+  assert all(array.dtype == dtype for array in outputs.values())
+  worst = max(_difference(np.asarray(array, np.float64), arrays[name]) for name, array in outputs.items())
   if gradients is None:
     return worst, 0.0, set()
 

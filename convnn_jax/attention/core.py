@@ -33,7 +33,7 @@ def mix(module, weights, value, *, train: bool, dropout_rate: float | None = Non
   return jnp.einsum("bhnm,bmhd->bnhd", weights, value)
 
 
-def project_qkv(module, x, source, head_dim: int, *, bias: bool):
+def project_qkv(module, x, source, head_dim: int, *, bias: bool, value_source=None):
   """Query of x [b n c], key and value of source [b m c]: three of [b . h d].
 
   Args:
@@ -43,14 +43,15 @@ def project_qkv(module, x, source, head_dim: int, *, bias: bool):
     source: tokens that answer: x itself, or the context.
     head_dim: d.
     bias: whether the projections have one.
+    value_source: where the values come from, if not from `source`.
   """
-
   shared = dict(bias=bias, dtype=module.dtype, init=getattr(module, "linear_init", "uniform"))
 
   def project(inputs, name):
     return split_dense(module.num_heads, head_dim, inputs.shape[-1], name=name, **shared)(inputs)
 
-  return project(x, "query"), project(source, "key"), project(source, "value")
+  value_source = source if value_source is None else value_source
+  return project(x, "query"), project(source, "key"), project(value_source, "value")
 
 
 def no_context(name: str, context) -> None:

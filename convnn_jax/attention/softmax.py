@@ -17,12 +17,14 @@ from convnn_jax.ops.similarity import similarity
 OUT_PROJECTIONS = ("linear", "none")
 
 
-class SoftmaxAttention(nn.Module):
-  """softmax(q k^T / sqrt(d)) v, heads side by side, output projection: x [b n c] -> [b n c].
+class MultiHeadAttention(nn.Module):
+  """softmax(q k^T / sqrt(d)) v, heads side by side, output projection, with three inputs.
+
+  query [b n c], key [b m c'], value [b m c''] -> [b n c].
 
   Attributes:
     num_heads: h; must divide c unless head_dim is given.
-    head_dim: d; 0 = c / h.
+    head_dim: d; 0 = c / h. (max(c // h, 1) is what some published code takes where h does not divide c.)
     dropout_rate: on the attention weights.
     qkv_bias: biases on the query, key and value projections.
     out_bias: bias on the output projection.
@@ -41,21 +43,19 @@ class SoftmaxAttention(nn.Module):
   dtype: Any = None
 
   @nn.compact
-  def __call__(self, x, *, train, context=None, bias=None, grid=None):
-    """See Attention.__call__."""
-    del grid
-    c = x.shape[-1]
+  def __call__(self, query, key, value, *, train, bias=None):
+    """`bias` is added to the scores, broadcast to [b h n m]."""
+    shape, c = query.shape, query.shape[-1]
     d = head_width(c, self.num_heads, self.head_dim)
     self._check(c, d)
-    source = x if context is None else context
-    query, key, value = project_qkv(self, x, source, d, bias=self.qkv_bias)
+    query, key, value = project_qkv(self, query, key, d, bias=self.qkv_bias, value_source=value)
 
     scores = similarity(query, key, kind="dot", scale=d**-0.5)  # [b h n m]
     if bias is not None:
       scores = scores + bias
     out = attend(self, scores, value, train=train)
     if self.out_projection == "none":
-      return out.reshape(x.shape)
+      return out.reshape(shape)
     return merge_dense(
       c, self.num_heads * d, bias=self.out_bias, name="out", dtype=self.dtype, init=self.linear_init
     )(out)
@@ -68,3 +68,17 @@ class SoftmaxAttention(nn.Module):
         f"out_projection='none' needs num_heads * head_dim = {self.num_heads} * {d} to be the width {c}, and"
         " out_bias=False; use out_projection='linear'."
       )
+
+
+class SoftmaxAttention(MultiHeadAttention):
+  """Multi-head attention of tokens among themselves, or to a context: x [b n c] -> [b n c].
+
+  Attributes: those of MultiHeadAttention.
+  """
+
+  @nn.compact
+  def __call__(self, x, *, train, context=None, bias=None, grid=None):
+    """See Attention.__call__."""
+    del grid
+    source = x if context is None else context
+    return super().__call__(x, source, source, train=train, bias=bias)

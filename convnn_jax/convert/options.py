@@ -12,8 +12,9 @@ NUMBER_OR_NULL, INTEGER_OR_NULL, FLAG_OR_NULL = (
   "an integer or null",
   "true, false or null",
 )
-SIZES, SIDES = "three integers", "an integer or several"
-INTEGERS = "a list of integers"
+NUMBER_OR_OFF = "a number or 'off'"
+INTEGER_OR_TWO, TWO_INTEGERS, SIZES = "an integer or two integers", "two integers", "three integers"
+SIDES, INTEGERS = "an integer or several", "a list of integers"
 OPTIONS, OPTIONS_OR_NULL = "options by name", "options by name or null"
 
 
@@ -25,9 +26,11 @@ class Conversion(NamedTuple):
   """How a published module is built here.
 
   Attributes:
-    kind: "attention" (for make_attention), "normed_attention" (a LayerNorm `norm` in front of `attention`), "block"
-      (fields of EncoderBlock), "swin_block" (of SwinBlock), "merging" (of PatchMerging), "model" (for make_model), or
-      without parameters "scores" (fields of local_scores), "resize" (of resize_table).
+    kind: "attention" (for make_attention), "model" (for make_model), the fields of a class: "multi_head", "block",
+      "swin_block", "merging", "encoder_layer", "decoder_layer", "encoder", "decoder", "transformer"; a LayerNorm `norm`
+      in front of another module: "normed_attention", "normed_mlp"; without parameters: "scores" (fields of
+      local_scores), "resize" (of resize_table), "function" (its name and options), "protocol" (a training run:
+      optimiser fields).
     spec: the spec or fields.
     rules: its parameters.
     ignore: names in its state dict without a counterpart: constants and weights that it never uses.
@@ -83,14 +86,18 @@ def _has_type(value, wanted):
   integer = isinstance(value, int) and not isinstance(value, bool)
   if wanted in (FLAG, FLAG_OR_NULL):
     return isinstance(value, bool)
-  if wanted == SIZES:
-    return isinstance(value, Sequence) and len(value) == 3 and all(_has_type(v, INTEGER) for v in value)
-  if wanted in (SIDES, INTEGERS):
+  if wanted in (SIDES, INTEGERS) and not integer:
+    return isinstance(value, Sequence) and all(_has_type(v, INTEGER) for v in value)
+  if wanted in (SIZES, TWO_INTEGERS, INTEGER_OR_TWO) and not integer:
     several = isinstance(value, Sequence) and all(_has_type(v, INTEGER) for v in value)
-    return several or (integer and wanted == SIDES)
+    return several and len(value) == (3 if wanted == SIZES else 2)
+  if wanted == NUMBER_OR_OFF and value == "off":
+    return True
   if wanted in (OPTIONS, OPTIONS_OR_NULL):
     return isinstance(value, Mapping)
-  return integer or (isinstance(value, float) and wanted in (NUMBER, NUMBER_OR_NULL))
+  if integer:
+    return wanted not in (SIZES, TWO_INTEGERS, INTEGERS)
+  return isinstance(value, float) and wanted in (NUMBER, NUMBER_OR_NULL, NUMBER_OR_OFF)
 
 
 def required(options: Mapping[str, Any], option: str):

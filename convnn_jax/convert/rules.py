@@ -21,7 +21,8 @@ class Rule(NamedTuple):
   Attributes:
     source: name in the source; `{layer}` and other words in braces stand for any number. `qkv.weight[1/3]` is the
       second third of the rows of `qkv.weight`, where one layer there is several here.
-    target: our path, joined by "/", with the same words in braces.
+    target: our path, joined by "/", with the same words in braces. `query/kernel[1:{head}]` is entry `head` along axis
+      1 of `query/kernel`, where several layers there are one here.
     layout: key of LAYOUTS.
   """
 
@@ -55,8 +56,14 @@ LAYOUTS = {
   "per_head": Layout(lambda x, shape: x[:, 0, 0], lambda x: x[:, None, None]),
   # Conv1d of length 1 with a group per head [h*n m 1] <-> [h n m]
   "mixing_conv1d": Layout(lambda x, shape: x.reshape(shape), lambda x: x.reshape(-1, x.shape[-1], 1)),
+  # Linear [out c*y*x] of a feature map laid out flat <-> DenseGeneral [y x c out]
+  "map_linear": Layout(
+    lambda x, shape: x.reshape(-1, shape[2], shape[0], shape[1]).transpose(2, 3, 1, 0),
+    lambda x: x.transpose(3, 2, 0, 1).reshape(x.shape[3], -1),
+  ),
   # a batch axis of length 1 that one side has
   "drop_batch_axis": Layout(lambda x, shape: x[0], lambda x: x[None]),
+  "add_batch_axis": Layout(lambda x, shape: x[None], lambda x: x[0]),
   # Conv2d [out in y x] <-> Conv [y x in out]
   "conv2d": _permuted(2, 3, 1, 0),
   # Conv1d over k neighbours: [out in k] <-> [k in out]
@@ -107,6 +114,39 @@ def _put_together(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   }
 
 
+_ENTRY = re.compile(r"(.+)\[(\d+):(.+)\]")
+
+
+def _stacked(rules: Sequence[Rule]) -> list[tuple[re.Pattern, int]]:
+  """(path, axis) of the parameters here that are several layers there."""
+  entries = (_ENTRY.fullmatch(rule.target) for rule in rules)
+  return [(_matcher(entry[1]), int(entry[2])) for entry in entries if entry]
+
+
+def _unstack(params: Mapping[str, Any], rules: Sequence[Rule]):
+  """Yields (path, array), stacked parameters entry by entry."""
+  stacked = _stacked(rules)
+  for path, leaf in params.items():
+    found = _find(path, stacked)
+    if not found or leaf.ndim <= found[0]:
+      yield path, leaf
+      continue
+    axis = found[0]
+    for i in range(leaf.shape[axis]):
+      yield f"{path}[{axis}:{i}]", np.take(leaf, i, axis)
+
+
+def _stack(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The inverse of `_unstack`."""
+  whole, entries = {}, {}
+  for path, leaf in params.items():
+    if match := _ENTRY.fullmatch(path):
+      entries.setdefault((match[1], int(match[2])), {})[int(match[3])] = leaf
+    else:
+      whole[path] = leaf
+  return whole | {path: np.stack([e[i] for i in sorted(e)], axis) for (path, axis), e in entries.items()}
+
+
 def _find(name: str, patterns: Iterable[tuple[re.Pattern, Any]]):
   """(value, words) of the first pattern that is all of `name`, or None."""
   for pattern, value in patterns:
@@ -150,7 +190,9 @@ def to_flax(
   Raises:
     UserError: lists surplus names, parameters left without a source, and wrong shapes.
   """
-  shapes = {path: tuple(leaf.shape) for path, leaf in flat(target).items()}
+  # Nothing is computed with these zeros: they are shapes that can be cut.
+  zeros = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in flat(target).items()}
+  shapes = {path: leaf.shape for path, leaf in _unstack(zeros, rules)}
   patterns = [(_matcher(rule.source), rule) for rule in rules]
   ignored = [(_matcher(name), None) for name in ignore]
   params, surplus, wrong = {}, [], []
@@ -168,7 +210,7 @@ def to_flax(
     params[path] = converted
   missing = [f"{path} {shapes[path]}" for path in shapes if path not in params]
   _report("checkpoint", {"not known here": surplus, "without a source": missing, "of wrong shape": wrong})
-  return nested(params)
+  return nested(_stack(params))
 
 
 def to_source(params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
@@ -179,13 +221,14 @@ def to_source(params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
   """
   patterns = [(_matcher(rule.target), rule) for rule in rules]
   state, unknown = {}, []
-  for path, leaf in flat(params).items():
+  arrays = {path: np.asarray(leaf) for path, leaf in flat(params).items()}
+  for path, leaf in _unstack(arrays, rules):
     found = _find(path, patterns)
     if found is None:
       unknown.append(path)
       continue
     rule, words = found
-    state[rule.source.format(**words)] = choose("layout", rule.layout, LAYOUTS).to_source(np.asarray(leaf))
+    state[rule.source.format(**words)] = choose("layout", rule.layout, LAYOUTS).to_source(leaf)
   _report("parameters", {"not known to the source": unknown})
   return _put_together(state)
 

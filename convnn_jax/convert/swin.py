@@ -86,7 +86,7 @@ def _model(flavour, options) -> Conversion:
     mlp_ratio=options.get("mlp_ratio", 4.0),
     attention=attention,
     norm_placement=flavour.norm_placement,
-    patch_norm="layer_norm" if options.get("patch_norm", True) else "none",
+    patch_norm="after" if options.get("patch_norm", True) else "none",
     position_embedding="learned" if options.get("ape", False) else "none",
     pre_mlp="stage" if per_stage else flavour.pre_mlp,
     shift=flavour.shift,

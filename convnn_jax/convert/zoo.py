@@ -1,120 +1,19 @@
 """Options and checkpoints of comparison attentions and of the ViT around them -> our specs and parameters.
 
-Sources: KVT (k-NN attention), local-attention (lucidrains), the Sparse Transformer as used by ConvNN, NATTEN,
-vit-pytorch (vit and deepvit), and the ViT of the published ConvNN comparison (`ConvNNViT`).
+Sources: KVT (k-NN attention), local-attention (lucidrains), the Sparse Transformer as used by ConvNN, NATTEN, and the
+ViT of the published ConvNN comparison (`ConvNNViT`); the other modules of the family are in study.py and
+transformer.py.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from convnn_jax.convert import convnn, layers
-from convnn_jax.convert.options import (
-  FLAG,
-  FLAG_OR_NULL,
-  INTEGER,
-  INTEGER_OR_NULL,
-  NUMBER,
-  NUMBER_OR_NULL,
-  SIZES,
-  Conversion,
-  NotOffered,
-  Vocabulary,
-  required,
-)
+from convnn_jax.convert import convnn, layers, study, transformer
+from convnn_jax.convert.options import Conversion, NotOffered, required
 from convnn_jax.convert.rules import Rule
+from convnn_jax.convert.zoo_words import PUBLISHED
 
-_PATTERNS = {"all": "all", "local": "local", "strided": "strided"}
-_WORDS = {
-  "attn_mode": _PATTERNS,
-  "mode": _PATTERNS,
-  "sparse_mode": _PATTERNS,
-  "rotary_alignment": {"centered": "centered", "upstream": "upstream"},
-  "key_mask": {"none": "none", "None": "none", "given in aux:key_mask": "given"},
-  "layer": {
-    "Attention": "MultiHeadAttention",
-    "KvtAttention": "KvtAttention",
-    "LocalAttention": "LocalAttention",
-    "SparseAttention": "SparseAttention",
-  },
-  "x_layout": {"NCHW": "NCHW"},
-}
-_TYPES = {
-  **dict.fromkeys(("num_heads", "heads", "dim_head", "topk", "window_size", "look_backward"), INTEGER),
-  **dict.fromkeys(("d_hidden", "embed_dim", "kernel_size", "kernel", "stride", "dilation", "K"), INTEGER),
-  **dict.fromkeys(("patch_size", "num_layers", "d_mlp", "sparse_context_window", "num_classes"), INTEGER),
-  **dict.fromkeys(("dim", "look_forward", "local_attn_ctx", "context"), INTEGER_OR_NULL),
-  **dict.fromkeys(("qk_scale", "scale", "xpos_scale_base"), NUMBER_OR_NULL),
-  **dict.fromkeys(("attn_drop", "proj_drop", "dropout", "attention_dropout"), NUMBER),
-  **dict.fromkeys(("qkv_bias", "proj_bias", "causal", "is_causal", "prenorm", "qk_rmsnorm"), FLAG),
-  **dict.fromkeys(("gate", "gate_values_per_head", "autopad", "rotary", "mask_padding"), FLAG),
-  **dict.fromkeys(("shared_qk", "use_xpos"), FLAG),
-  "exact_windowsize": FLAG_OR_NULL,
-  "img_size": SIZES,
-}
-_LABELS = {"module", "note", "seed", "source", "inputs", "upstream_commit", "unused_params", "min_topk_gap"}
-
-_CORE = {
-  "window_size",
-  "causal",
-  "look_backward",
-  "look_forward",
-  "exact_windowsize",
-  "autopad",
-  "scale",
-  "dropout",
-}
-_CORE |= {"shared_qk", "dim", "dim_head", "heads", "rotary", "use_xpos", "xpos_scale_base", "key_mask"}
-_CORE |= {"mask_padding", "rotary_alignment"}
-_LOCAL = _CORE | {"prenorm", "qk_rmsnorm", "qk_scale", "gate", "gate_values_per_head"}
-_VIT = {"dim", "heads", "dim_head", "dropout"}
-_CONVNN_VIT = {
-  "layer",
-  "patch_size",
-  "num_layers",
-  "num_heads",
-  "d_hidden",
-  "d_mlp",
-  "dropout",
-  "attention_dropout",
-}
-_CONVNN_VIT |= {"K", "sparse_mode", "sparse_context_window", "img_size", "num_classes", "x_layout"}
-_CONVNN_VIT |= {
-  "window_size",
-  "dim_head",
-  "mask_padding",
-  "rotary_alignment",
-  "qkv_bias",
-  "proj_bias",
-  "qk_scale",
-}
-_MODULES = {
-  "KvtAttention": {"dim", "num_heads", "topk", "qkv_bias", "proj_bias", "qk_scale", "attn_drop", "proj_drop"},
-  "LocalAttention": _LOCAL,
-  "LocalAttention.core": _CORE,
-  "SparseAttention": {
-    "d_hidden",
-    "num_heads",
-    "attn_mode",
-    "mode",
-    "local_attn_ctx",
-    "context",
-    "attention_dropout",
-  },
-  "NeighborhoodAttention1D": {
-    "embed_dim",
-    "num_heads",
-    "kernel_size",
-    "kernel",
-    "stride",
-    "dilation",
-    "is_causal",
-  }
-  | {"qkv_bias", "proj_bias", "qk_scale", "proj_drop"},
-  "vit.Attention": _VIT,
-  "deepvit.Attention": _VIT,
-  "ConvNNViT": _CONVNN_VIT,
-}
-PUBLISHED = Vocabulary(_MODULES, _WORDS, _TYPES, _LABELS)
+_SEGFORMER = ("segformer.EfficientSelfAttention", "segformer.Block")
 
 
 def conversion(options: Mapping[str, Any]) -> Conversion:
@@ -126,8 +25,16 @@ def conversion(options: Mapping[str, Any]) -> Conversion:
   Raises:
     UserError: unknown module, option or value; NotOffered for what is left out on purpose.
   """
+  if options.get("module") in _SEGFORMER:
+    raise NotOffered(
+      f"{options['module']} is not offered: it is a layer of semantic segmentation, and models here classify images."
+    )
   PUBLISHED.check(options)
   module = options["module"]
+  if module in study.CONVERSIONS:
+    return study.CONVERSIONS[module](options)
+  if module in transformer.CONVERSIONS:
+    return transformer.CONVERSIONS[module](options)
   if module == "ConvNNViT":
     attention = _layer(options, PUBLISHED.word(options, "layer"))
     return layers.vision_transformer(options, layers.encoder_block(options, attention))
@@ -138,9 +45,7 @@ def conversion(options: Mapping[str, Any]) -> Conversion:
     return _sparse(options, mode, options.get("context", options.get("local_attn_ctx")))
   if module == "NeighborhoodAttention1D":
     return _neighborhood(options)
-  if module.startswith("LocalAttention"):
-    return _local_core(options) if module.endswith(".core") else _local(options, required(options, "heads"))
-  return _normed(options, module)
+  return _local_core(options) if module.endswith(".core") else _local(options, required(options, "heads"))
 
 
 def _layer(options, layer) -> Conversion:
@@ -152,7 +57,7 @@ def _layer(options, layer) -> Conversion:
     return _sparse(options, mode, options.get("sparse_context_window", 128))
   if layer == "LocalAttention":
     fixed = dict(window_size=128, dim_head=64, look_forward=1, exact_windowsize=True)
-    own = {name: value for name, value in options.items() if name in _LOCAL - {"qk_scale"}}
+    own = {name: value for name, value in options.items() if name in PUBLISHED.modules[layer] - {"qk_scale"}}
     return _local(fixed | own | dict(module=layer), required(options, "num_heads"))
   return convnn.attention(options, layer)
 
@@ -178,21 +83,6 @@ def _neighborhood(options) -> Conversion:
     out_bias=options.get("proj_bias", True),
   )
   return Conversion("attention", spec, layers.fused_projections("qkv", "proj"))
-
-
-def _normed(options, module) -> Conversion:
-  """vit-pytorch puts its LayerNorm inside the attention; always 64 channels a head unless told otherwise."""
-  heads, d = options.get("heads", 8), options.get("dim_head", 64)
-  spec = dict(name="softmax", num_heads=heads, head_dim=d, out_bias=True)
-  rules = layers.fused_projections("to_qkv", "to_out.0")
-  if module == "deepvit.Attention":
-    spec["name"] = "reattention"
-    rules += (Rule("reattn_weights", "head_mix"), *layers.norm("reattn_norm.1", "head_norm"))
-  elif heads == 1 and d == required(options, "dim"):
-    spec |= dict(out_bias=False, out_projection="none")
-  return Conversion(
-    "normed_attention", spec, (*layers.norm("norm", "norm"), *layers.prefixed("", "attention/", rules))
-  )
 
 
 def _local_fields(options, exact) -> dict[str, Any]:

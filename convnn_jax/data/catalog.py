@@ -15,6 +15,10 @@ NORMALIZATIONS = {
   "dataset": None,
   "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
   "half": ((0.5,), (0.5,)),
+  "mnist": (
+    (0.1307,),
+    (0.3081,),
+  ),  # as PyTorch's MNIST example has them; some studies use them for every data set
 }
 
 

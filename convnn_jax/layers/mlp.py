@@ -4,22 +4,27 @@ from typing import Any
 
 import flax.linen as nn
 
+from convnn_jax.errors import choose
 from convnn_jax.layers.dense import dense
 from convnn_jax.layers.dropout import Dropout
 
+ACTIVATIONS = {"gelu": lambda x: nn.gelu(x, approximate=False), "relu": nn.relu}
+
 
 class Mlp(nn.Module):
-  """Linear, GELU (exact), dropout, linear: x [... c] -> [... c].
+  """Linear, activation, dropout, linear: x [... c] -> [... c].
 
   Attributes:
     hidden: width between the two linear layers.
     dropout_rate: after the activation.
+    activation: "gelu" (exact) or "relu".
     init: of the linear layers, a word of layers/init.py.
     dtype: compute dtype.
   """
 
   hidden: int
   dropout_rate: float = 0.0
+  activation: str = "gelu"
   init: str = "uniform"
   dtype: Any = None
 
@@ -27,6 +32,6 @@ class Mlp(nn.Module):
   def __call__(self, x, *, train: bool):
     c = x.shape[-1]
     y = dense(self.hidden, c, bias=True, name="hidden_layer", dtype=self.dtype, init=self.init)(x)
-    y = nn.gelu(y, approximate=False)
+    y = choose("activation", self.activation, ACTIVATIONS)(y)
     y = Dropout(self.dropout_rate)(y, deterministic=not train)
     return dense(c, self.hidden, bias=True, name="out", dtype=self.dtype, init=self.init)(y)

@@ -7,7 +7,7 @@ import numpy as np
 
 from convnn_jax.errors import UserError, unknown_name
 
-POSITION_EMBEDDINGS = ("sincos", "learned", "none")
+POSITION_EMBEDDINGS = ("sincos", "sincos_one_frequency", "learned", "none")
 
 
 def sincos_table(num_positions: int, width: int) -> np.ndarray:
@@ -21,26 +21,47 @@ def sincos_table(num_positions: int, width: int) -> np.ndarray:
   return table[:, :width].astype(np.float32)
 
 
+def one_frequency_table(num_positions: int, width: int) -> np.ndarray:
+  """A published slip of `sincos_table`: float32 [n c], sin(t) in every even column and cos(t) in every odd one.
+
+  Source: fkodom/transformer-from-scratch, where the exponent is an integer division that gives 0 in every column.
+  """
+  angle = np.arange(num_positions, dtype=np.float32)[:, None]
+  return np.where(np.arange(width) % 2 == 0, np.sin(angle), np.cos(angle))
+
+
+TABLES = {"sincos": sincos_table, "sincos_one_frequency": one_frequency_table}
+
+
 class PositionEmbedding(nn.Module):
   """Adds a position's vector to every token: x [b n c] -> [b n c].
 
   Attributes:
-    kind: "sincos" (constant, not counted as a parameter), "learned" or "none".
+    kind: "sincos" (constant, not counted as a parameter), "sincos_one_frequency" (a published slip), "learned" or
+      "none".
     std: standard deviation of new "learned" positions.
+    num_positions: rows of the "learned" table, of which the first n are used; 0 = n.
   """
 
   kind: str = "sincos"
   std: float = 0.02
+  num_positions: int = 0
 
   @nn.compact
   def __call__(self, x):
     n, c = x.shape[1:]
+    if self.num_positions and (self.kind != "learned" or self.num_positions < n):
+      raise UserError(
+        f"num_positions={self.num_positions} must be 0, or with position_embedding='learned' at least {n}, the number"
+        " of tokens."
+      )
     if self.kind == "none":
       return x
-    if self.kind == "sincos":
-      table = jnp.asarray(sincos_table(n, c))
+    if self.kind in TABLES:
+      table = jnp.asarray(TABLES[self.kind](n, c))
     elif self.kind == "learned":
-      table = self.param("table", nn.initializers.normal(self.std), (n, c), jnp.float32)
+      rows = self.num_positions or n
+      table = self.param("table", nn.initializers.normal(self.std), (rows, c), jnp.float32)[:n]
     else:
       raise unknown_name("position_embedding", self.kind, POSITION_EMBEDDINGS)
     return x + table.astype(x.dtype)[None]

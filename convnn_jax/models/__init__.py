@@ -8,6 +8,8 @@ __all__ = ["MODELS", "make_model", "model_class"]
 
 MODELS = {
   "cct": "cct:CCT",
+  "cnn": "cnn:CNN",
+  "hybrid": "hybrid:Hybrid",
   "swin": "swin:Swin",
   "vit": "vit:ViT",
 }

@@ -50,7 +50,7 @@ class Swin(nn.Module):
     attention: spec of the attention in every block. A tuple for a field that takes one value is a value per stage:
       num_heads=(3, 6, 12, 24).
     norm_placement: "pre" (V1), or "post": on the result of each branch, starting at 0, and of the merging (V2).
-    patch_norm: "layer_norm" of the patches, or "none".
+    patch_norm: LayerNorm "after" the patches' linear map, on "both" sides of it, or "none".
     position_embedding: "none", "learned" or "sincos", added to the patches.
     pre_mlp: an MLP before attention: "none", once at the "stem", or at every "stage" (with drop path).
     sw_mlp: a branch that mixes positions in each block: "none" or "spatial".
@@ -70,7 +70,7 @@ class Swin(nn.Module):
   mlp_ratio: float = 4.0
   attention: Mapping[str, Any] | None = None
   norm_placement: str = "pre"
-  patch_norm: str = "layer_norm"
+  patch_norm: str = "after"
   position_embedding: str = "none"
   pre_mlp: str = "none"
   sw_mlp: str = "none"

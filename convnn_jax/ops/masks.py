@@ -17,6 +17,11 @@ def hidden_bias(mask, dtype=jnp.float32):
   return jnp.where(jnp.asarray(mask), 0.0, HIDDEN).astype(dtype)
 
 
+def causal(num_tokens: int) -> np.ndarray:
+  """j <= i: a token sees itself and those before it."""
+  return np.tri(num_tokens, dtype=bool)
+
+
 def band(num_tokens: int, reach: int) -> np.ndarray:
   """|i - j| <= reach."""
   i = np.arange(num_tokens)

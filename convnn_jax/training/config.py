@@ -3,7 +3,8 @@
 Overrides look like --config.optimizer.learning_rate=3e-4. The spec of the model and of the attention are
 completed with the defaults of the chosen class, so every field can be overridden and a saved config is
 complete. --config.model.attention.name=NAME exchanges the attention: fields that the new one has too keep
-their value, the others go.
+their value, the others go. --config.model.name=NAME exchanges the model in the same way; one without attention has no
+such section, and one with attention that comes from such a model needs --config.model.attention.name=NAME, too.
 """
 
 import importlib
@@ -92,6 +93,8 @@ def _exchange_members(config: dict, words: list[str]) -> dict:
     here = config
     for part in parents:
       here = here.get(part, {}) if isinstance(here, dict) else {}
+    if (parents, leaf) == (["model"], "attention") and here.get(leaf) is None and _holds_attention(here):
+      here[leaf] = {}
     if path.split(".")[0] != "model" or not isinstance(here, dict) or not isinstance(here.get(leaf), dict):
       continue
     if here[leaf].get("name") == new:
@@ -99,6 +102,10 @@ def _exchange_members(config: dict, words: list[str]) -> dict:
     fields = registry.spec_fields(model_class(new) if leaf == "model" else attention_class(new))
     here[leaf] = {k: v for k, v in here[leaf].items() if k in fields} | {"name": new}
   return config
+
+
+def _holds_attention(model: dict) -> bool:
+  return "attention" in registry.spec_fields(model_class(model.get("name", "")))
 
 
 def complete(config: ConfigDict) -> None:

@@ -59,7 +59,56 @@ SHAPES = {
   "conv1d": ((8, 6, 5), (5, 6, 8)),
   "depthwise_conv1d": ((6, 1, 5), (5, 6)),
   "pointwise_conv1d": ((8, 6, 1), (6, 8)),
+  "map_linear": ((7, 2 * 3 * 4), (3, 4, 2, 7)),
+  "add_batch_axis": ((1, 6), (1, 1, 6)),
 }
+
+
+def test_a_flat_feature_map_keeps_its_meaning():
+  rng = np.random.default_rng(3)
+  features, weight = rng.standard_normal((3, 4, 2)), rng.standard_normal((7, 2 * 3 * 4))  # [y x c]
+  ours = to_flax({"w": weight}, [Rule("w", "w", "map_linear")], {"w": np.zeros((3, 4, 2, 7))})["w"]
+  flat_by_channel = features.transpose(2, 0, 1).reshape(-1)
+  np.testing.assert_allclose(np.einsum("yxc,yxcd->d", features, ours), weight @ flat_by_channel)
+
+
+HEADS = (
+  Rule("layers.{layer}.heads.{head}.q.weight", "layer_{layer}/query/kernel[1:{head}]", "linear"),
+  Rule("layers.{layer}.heads.{head}.q.bias", "layer_{layer}/query/bias[0:{head}]"),
+)
+
+
+def _heads(num_heads):
+  rng = np.random.default_rng(2)
+  parts = {"weight": (2, 4), "bias": (2,)}
+  return {
+    f"layers.5.heads.{head}.q.{part}": rng.standard_normal(shape)
+    for head in range(num_heads)
+    for part, shape in parts.items()
+  }
+
+
+def test_layers_of_single_heads_become_one_kernel_and_back():
+  target = nested({"layer_5/query/kernel": np.zeros((4, 12, 2)), "layer_5/query/bias": np.zeros((12, 2))})
+  state = _heads(12)  # head 10 comes after head 9, not after head 1
+  params = flat(to_flax(state, HEADS, target))
+  for head in range(12):
+    np.testing.assert_array_equal(
+      params["layer_5/query/kernel"][:, head], state[f"layers.5.heads.{head}.q.weight"].T
+    )
+    np.testing.assert_array_equal(params["layer_5/query/bias"][head], state[f"layers.5.heads.{head}.q.bias"])
+  back = to_source(nested(params), HEADS)
+  assert back.keys() == state.keys()
+  for name, array in state.items():
+    np.testing.assert_array_equal(back[name], array)
+
+
+def test_missing_and_surplus_heads_are_listed():
+  target = nested({"layer_5/query/kernel": np.zeros((4, 3, 2)), "layer_5/query/bias": np.zeros((3, 2))})
+  with pytest.raises(UserError, match=r"without a source: .*kernel\[1:2\] \(4, 2\)"):
+    to_flax(_heads(2), HEADS, target)
+  with pytest.raises(UserError, match="not known here: layers.5.heads.3.q.bias"):
+    to_flax(_heads(4), HEADS, target)
 
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS))

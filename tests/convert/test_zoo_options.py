@@ -1,8 +1,13 @@
 """Options of the comparison attentions in our words."""
 
+import jax
+import numpy as np
 import pytest
+from golden_case import module_of
 
 from convnn_jax.convert.options import NotOffered
+from convnn_jax.convert.rules import to_flax, to_source
+from convnn_jax.convert.study import checkpoint_options
 from convnn_jax.convert.zoo import PUBLISHED, conversion
 from convnn_jax.errors import UserError
 
@@ -81,3 +86,112 @@ def test_only_a_single_head_as_wide_as_the_tokens_has_no_output_projection():
   assert projection(dim=12, heads=1, dim_head=12) == "none"
   assert projection(dim=12, heads=2, dim_head=6) is None
   assert projection(dim=12, heads=1, dim_head=6) is None
+
+
+VIT_TOWER = dict(
+  module="vit.ViT", image_size=8, patch_size=4, dim=12, depth=2, heads=2, mlp_dim=8, num_classes=3
+)
+TRANSFORMER = dict(
+  module="Transformer",
+  num_encoder_layers=2,
+  num_decoder_layers=1,
+  dim_model=8,
+  num_heads=6,
+  dim_feedforward=4,
+)
+
+
+@pytest.mark.parametrize(
+  ("options", "expected"),
+  [
+    ({}, dict(pooling="cls", num_positions=5, final_norm="layer_norm", patch_norm="both")),
+    (dict(image_size=64), dict(num_positions=257)),  # the number of pixels for the side
+    (dict(image_size=[8, 12], patch_size=[4, 6]), dict(num_positions=5)),
+    (dict(pool="mean"), dict(pooling="mean_all")),
+    (dict(pool="mean", cls_token=False), dict(pooling="mean", num_positions=4)),
+    (dict(norm_in_head=True), dict(final_norm="after_pooling")),
+    (dict(module="deepvit.DeepViT"), dict(final_norm="after_pooling")),
+  ],
+)
+def test_vit_towers(options, expected):
+  spec = conversion(VIT_TOWER | options).spec
+  assert {field: spec[field] for field in expected} == expected
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    (VIT_TOWER | dict(pool="max"), "pool: 'max'"),
+    (VIT_TOWER | dict(image_size=[8, 8, 3]), "must be an integer or two integers"),
+    (VIT_TOWER | dict(dropout="on"), "must be a number or 'off'"),
+    (dict(module="CNN", conv_channels=[3]), "must be two integers"),
+    (dict(module="CNN", output="softmax"), "output: 'softmax'"),
+    (dict(module="Hybrid", num_classes=3), "needs the option image_pixels"),
+    (TRANSFORMER | dict(positional="learned"), "positional: 'learned'"),
+    (TRANSFORMER | dict(dim_feedforward=2.5), "must be an integer"),
+    (
+      dict(module="TransformerEncoder", dim_model=8, num_heads=2, dim_feedforward=4),
+      "needs the option num_layers",
+    ),
+    (
+      dict(module="MultiHeadAttention", num_heads=2, dim_in=8, dim_q=4, dim_k=3),
+      "dim_q=4 and dim_k=3 must be equal",
+    ),
+    (dict(module="position_encoding", seq_len=3, dim_model=4, variant="sine"), "variant: 'sine'"),
+    (dict(module="protocol", optimizer="SGD", lr=0.1, gamma=0.7), "optimizer: 'SGD'"),
+    (dict(module="protocol", optimizer="Adam(b1=.9,b2=.999,eps=1e-8)", loss="mse"), "loss: 'mse'"),
+  ],
+)
+def test_what_is_unknown_in_the_study_is_named(options, message):
+  with pytest.raises(UserError, match=message):
+    conversion(options)
+
+
+def test_segmentation_is_left_out_and_says_why():
+  with pytest.raises(NotOffered, match="models here classify images"):
+    conversion(dict(module="segformer.Block"))
+
+
+def test_heads_of_the_transformer_are_cut_to_whole_channels():
+  assert conversion(TRANSFORMER).spec["attention"]["head_dim"] == 1
+  assert conversion(TRANSFORMER | dict(dim_model=512)).spec["attention"]["head_dim"] == 85
+
+
+# One case of every way in which a checkpoint of these modules can be written.
+CHECKPOINTS = {
+  "vit": VIT_TOWER,
+  "vit of 2026": VIT_TOWER | dict(batch_axis=False),
+  "vit of 2026, mean": VIT_TOWER | dict(batch_axis=False, cls_token=False, pool="mean"),
+  "vit 1.0.0": VIT_TOWER | dict(norm_in_head=True),
+  "deepvit, one head": VIT_TOWER | dict(module="deepvit.DeepViT", heads=1),
+  "hybrid": dict(module="Hybrid", image_pixels=144, dim=8, depth=1, heads=2, mlp_dim=4, num_classes=3),
+  "encoder": TRANSFORMER | dict(module="TransformerEncoder", num_layers=2),
+  "decoder": TRANSFORMER | dict(module="TransformerDecoder", num_layers=2),
+  "transformer": TRANSFORMER | dict(positional="standard"),
+}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_parameters_go_there_and_back(name):
+  options = dict(CHECKPOINTS[name])
+  if name in ("encoder", "decoder"):
+    del options["num_encoder_layers"], options["num_decoder_layers"]
+  made = conversion(options)
+  side = 12 if name == "hybrid" else 8
+  module, x = module_of(made, options), np.zeros((1, side, side, 1), np.float32)
+  inputs = (
+    [x] if made.kind == "model" else [np.zeros((1, 3, 8), np.float32)] * (1 if name == "encoder" else 2)
+  )
+  shapes = jax.eval_shape(lambda key: module.init(key, *inputs, train=False), jax.random.key(0))["params"]
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), shapes)
+  there = to_source(params, made.rules)
+  if made.kind == "model":
+    told = checkpoint_options(there)
+    assert told.items() >= {k: v for k, v in options.items() if k in told}.items()
+    if "mean" in name:  # newer versions keep an empty array
+      there["cls_token"] = np.zeros((0, 12))
+      assert checkpoint_options(there) == told
+    assert (told["batch_axis"], told["cls_token"]) == ("2026" not in name, "mean" not in name)
+  back = to_flax(there, made.rules, shapes, ignore=made.ignore)
+  jax.tree.map(np.testing.assert_array_equal, back, params)

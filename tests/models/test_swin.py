@@ -214,7 +214,7 @@ def test_published_rates_of_drop_path():
     (dict(sw_mlp="on"), "Unknown model.sw_mlp 'on'"),
     (dict(shift="cyclic"), "Unknown model.shift 'cyclic'"),
     (dict(padding="zeros"), "Unknown model.padding 'zeros'"),
-    (dict(patch_norm="batch_norm"), "Unknown norm of the patches 'batch_norm'"),
+    (dict(patch_norm="batch_norm"), "Unknown patch_norm 'batch_norm'"),
     (dict(depths=()), r"model.depths=\(\) must list"),
     (dict(depths=(2, "x")), "must list the blocks of each stage"),
     (

@@ -67,6 +67,25 @@ def test_an_attention_inside_another_is_exchanged():
   assert "first" not in whole
 
 
+def test_a_model_without_attention_and_back():
+  config = config_lib.load(f"{K9}:digits", ["--config.model.name=cnn", "--config.model.hidden_dim=16"])
+  assert config.model.to_dict() == dict(
+    name="cnn", stem_channels=(32, 64), hidden_dim=16, stem_dropout_rate=0.25, hidden_dropout_rate=0.5
+  )
+  words = [
+    "--config.model.attention.name=knn",
+    "--config.model.name=vit",
+    "--config.model.attention.num_neighbors=3",
+  ]
+  model = config_lib.load("configs/cnn.py:digits", words).model
+  assert (model.attention.num_neighbors, model.attention.num_heads, model.patch_size) == (3, 3, 16)
+  hybrid = config_lib.load(
+    "configs/deepvit.py:digits", ["--config.model.name=hybrid", "--config.model.patch_size=0"]
+  )
+  assert hybrid.model.attention.name == "reattention"  # both have one: kept
+  assert hybrid.model.stem_channels == (32, 64)
+
+
 @pytest.mark.parametrize(
   ("path", "overrides", "message"),
   [
@@ -91,6 +110,9 @@ def test_an_attention_inside_another_is_exchanged():
     (BRANCHING, ["--config.model.attention.first.name=knm"], "Did you mean 'knn'"),
     (BRANCHING, ["--config.model.attention.first.k=3"], "Unknown field of config.model.attention.first: 'k'"),
     (BRANCHING, ["--config.model.attention.first=knn"], "is a section"),
+    ("configs/cnn.py", ["--config.model.attention.name=knn"], "Unknown field of config.model: 'attention'"),
+    ("configs/cnn.py", ["--config.model.name=cnnn"], "Did you mean 'cnn'"),
+    ("configs/cnn.py", ["--config.model.width=3"], "Unknown field of config.model: 'width'"),
   ],
 )
 def test_mistakes_in_names_and_kinds(path, overrides, message):
@@ -135,6 +157,9 @@ def test_mistakes_in_names_and_kinds(path, overrides, message):
     ("loss.label_smoothing=1.0", "must lie in"),
     ("data.augment=('crop','rotate')", "rotate"),
     ("data.name=cifar", "cifar10"),
+    ("model.patch_norm=before", "Unknown patch_norm 'before'"),
+    ("model.num_positions=3", "num_positions=3 must be 0"),
+    ("model.pooling=max", "Unknown pooling 'max'"),
   ],
 )
 def test_impossible_values_are_named_before_anything_is_read(override, message):
