@@ -34,5 +34,7 @@ def spec_of_stage(spec: Mapping[str, Any], stage: int, num_stages: int) -> dict[
           f"attention.{field}={tuple(value)} must be one value, or one for each of the {num_stages} stages."
         )
       value = value[stage if len(value) > 1 else 0]
+      if isinstance(defaults[field], (int, float)) and isinstance(value, str):
+        raise UserError(f"attention.{field}={value!r} must be a number, such as {defaults[field]}.")
     of_stage[field] = value
   return of_stage

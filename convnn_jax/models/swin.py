@@ -134,7 +134,7 @@ class Swin(nn.Module):
         raise unknown_name(f"model.{field}", getattr(self, field), words)
     if self.width < 1 or self.mlp_ratio <= 0:
       raise UserError(f"model.width={self.width} and mlp_ratio={self.mlp_ratio} must be larger than 0.")
-    if not self.depths or min(self.depths) < 0:
+    if not self.depths or any(not isinstance(depth, int) or depth < 0 for depth in self.depths):
       raise UserError(f"model.depths={self.depths} must list the blocks of each stage, such as (2, 2, 6, 2).")
     if min(pair("model.window_size", self.window_size)) < 1:
       raise UserError(f"model.window_size={self.window_size} must be at least 1.")

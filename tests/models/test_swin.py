@@ -71,10 +71,12 @@ def region(rows, columns):
   return seen
 
 
-# Re-attention normalises over heads after the softmax, so that hidden pairs get the norm's bias as their weight.
-@pytest.mark.parametrize(
-  "name", sorted(set(ATTENTIONS) - {"branching", "conv1d", "reattention", "spatial_mlp"})
-)
+# Re-attention normalises over heads after the softmax, so that hidden pairs get the norm's bias as their weight; the
+# others have no scores to hide (tested for all attentions) or consist of two.
+LEFT_OUT = {"branching", "conv1d", "reattention", "sot", "spatial_mlp"}
+
+
+@pytest.mark.parametrize("name", sorted(set(ATTENTIONS) - LEFT_OUT))
 def test_any_attention_keeps_to_its_window(name):
   """Shifted windows of an 8 x 8 grid by (2, 2): the corner token sees its 2 x 2 corner only."""
   fields = dict(knn=dict(num_neighbors=4), convnn=dict(num_neighbors=4), local=dict(head_dim=4))
@@ -214,6 +216,11 @@ def test_published_rates_of_drop_path():
     (dict(padding="zeros"), "Unknown model.padding 'zeros'"),
     (dict(patch_norm="batch_norm"), "Unknown patch_norm 'batch_norm'"),
     (dict(depths=()), r"model.depths=\(\) must list"),
+    (dict(depths=(2, "x")), "must list the blocks of each stage"),
+    (
+      dict(attention=V1 | dict(num_heads=("two", 2))),
+      "attention.num_heads='two' must be a number, such as 3",
+    ),
     (dict(depths=(2, -1)), "must list the blocks of each stage"),
     (dict(width=0), "model.width=0"),
     (dict(window_size=(0, 0)), r"model.window_size=\(0, 0\) must be at least 1"),

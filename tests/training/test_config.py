@@ -236,3 +236,23 @@ def test_every_field_of_base_is_read_somewhere():
 
   unread = [leaf for leaf in leaves(base.get_config()) if leaf not in words]
   assert not unread
+
+
+SWIN = "configs/swin_nano.py:digits"
+
+
+def test_an_attention_of_stages_takes_a_value_per_stage_or_one():
+  attention = config_lib.load(SWIN).model.attention
+  assert attention.num_heads == (2, 4)
+  assert attention.qk_residual is False  # a default that the config does not name
+  one = config_lib.load(SWIN, ["--config.model.attention.num_heads=2", "--config.model.window_size=2"])
+  assert (one.model.attention.num_heads, one.model.window_size) == ((2,), (2,))
+  exchanged = config_lib.load(SWIN, ["--config.model.attention.name=softmax"]).model.attention
+  assert (exchanged.num_heads, exchanged.dropout_rate) == ((2, 4), 0.1)  # kept, and the new one's default
+  config = config_lib.load(SWIN)
+  with config.unlocked():
+    config.model.attention = dict(name="convnn", num_heads=(2, "4"))
+  with pytest.raises(UserError, match="num_heads of attention 'convnn'='4' must be of type int"):
+    config_lib.complete(config)
+  with pytest.raises(UserError, match="num_heads of attention 'window'"):
+    config_lib.load(SWIN, ["--config.model.name=vit"])  # no stages there
