@@ -55,6 +55,8 @@ def colour_bar(figure, axes, scale, label: str) -> None:
 def matrix(axis, values, scale, grid=None) -> None:
   """A heatmap of [n m]; light lines between rows of tokens, a line behind the prefix tokens."""
   _paint(axis, np.ma.masked_invalid(values), scale)
+  axis.xaxis.get_major_locator().set_params(integer=True)
+  axis.yaxis.get_major_locator().set_params(integer=True)
   axis.set_facecolor("0.75")  # hidden scores, which are minus infinity
   axis.tick_params(labelsize=7)
   n, m = values.shape

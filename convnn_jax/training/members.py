@@ -6,6 +6,7 @@ config.checkpoint_every steps if that is set (not once per epoch, and so the bes
 group's, divided by its members.
 """
 
+import contextlib
 import functools
 import itertools
 import json
@@ -178,8 +179,15 @@ def train_members(configs: Sequence[ConfigDict], workdirs: Sequence[str]) -> lis
   begun, ahead = time.perf_counter(), next(batches)
   update = group.make_update().lower(state, group.values, train, ahead).compile()
   say(f"compiled in {time.perf_counter() - begun:.1f} s")
-  window, logs = [], [Writer(folder, start) for folder in folders]
-  with Progress(start, total, group.size * first.batch_size) as progress, Interruption() as interruption:
+  window = []
+  with (
+    contextlib.ExitStack() as stack,
+    Progress(start, total, group.size * first.batch_size) as progress,
+    Interruption() as interruption,
+  ):
+    for folder in folders:
+      stack.enter_context(workdir_lib.only_run_in(folder))
+    logs = [stack.enter_context(Writer(folder, start)) for folder in folders]
     for step, batch in zip(range(start + 1, total + 1), itertools.chain([ahead], batches), strict=False):
       state, metrics = update(state, group.values, train, batch)
       window.append(metrics)
@@ -193,20 +201,12 @@ def train_members(configs: Sequence[ConfigDict], workdirs: Sequence[str]) -> lis
       newest = _take_in(window, records, failed, first.max_skipped_updates)
       progress.mark(_mean(newest))
       tests = evaluate(state) if evaluating else [None] * group.size
-      for number, (record, log, row, test) in enumerate(zip(records, logs, newest, tests, strict=True)):
-        if number in failed:
-          continue
-        log.write(step, "train", row)
-        if test is not None:
-          log.write(step, "mean", record.evaluated(test))
-          log.write(step, "test", test)
+      _log(step, records, logs, newest, tests, failed)
       if evaluating:
-        mean = _mean(tests)
-        say(
-          f"epoch {step / pieces.steps_per_epoch:g}/{first.num_epochs}  step {step}  mean of {group.size}: train loss"
-          f" {_mean(newest)['loss']:.4f}  test loss {mean['loss']:.5f} top-1 {report_lines.percent(mean['top1'])}"
-          f"  {progress.speed(step)}"
+        epoch = (
+          f"epoch {step / pieces.steps_per_epoch:g}/{first.num_epochs}  step {step}  mean of {group.size}:"
         )
+        say(f"{epoch} {_means_line(newest, tests)}  {progress.speed(step)}")
       if saving:
         for record in records:
           record.seconds = spent_before + progress.seconds / group.size
@@ -215,8 +215,6 @@ def train_members(configs: Sequence[ConfigDict], workdirs: Sequence[str]) -> lis
         say(f"interrupted: step {step} of {total} is saved; the same command goes on from there")
         return None
       progress.restart_clock()
-  for log in logs:
-    log.close()
   return _results(group, state, records, folders, progress, failed)
 
 
@@ -259,6 +257,23 @@ def _take_in(window, records, failed, max_skipped) -> list[dict[str, float]]:
     for warning in warnings:
       say(f"run {number}: {warning}")
   return [{name: float(values[i]) for name, values in rows[-1].items()} for i in range(len(records))]
+
+
+def _log(step, records, logs, newest, tests, failed) -> None:
+  """Rows of metrics.jsonl for every member that has not failed."""
+  for number, (record, log, row, test) in enumerate(zip(records, logs, newest, tests, strict=True)):
+    if number in failed:
+      continue
+    log.write(step, "train", row)
+    if test is not None:
+      log.write(step, "mean", record.evaluated(test))
+      log.write(step, "test", test)
+
+
+def _means_line(newest, tests) -> str:
+  train, test = _mean(newest), _mean(tests)
+  top1 = report_lines.percent(test["top1"])
+  return f"train loss {train['loss']:.4f}  test loss {test['loss']:.5f} top-1 {top1}"
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -62,17 +62,13 @@ class Writer:
       if math.isfinite(value):  # TensorBoard draws nothing else
         self._board.add_scalar(f"{part}/{name}", value, step)
 
-  def close(self) -> None:
-    """Writes what is left."""
-    if self._file is not None:
-      self._file.close()
-      self._board.close()
-
   def __enter__(self):
     return self
 
   def __exit__(self, *_):
-    self.close()
+    if self._file is not None:
+      self._file.close()
+      self._board.close()
 
 
 def _rows_until(path: epath.Path, step: int) -> list[str]:

@@ -114,7 +114,9 @@ def test_folders_hold_what_single_runs_leave_and_a_stopped_group_goes_on(
   single = loop.train(configs[0], tmp_path / "single")
   assert single.keys() | {"vmapped_members"} == results[0].keys()
   assert single["test_top1"] == results[0]["test_top1"]
-  rows = lambda folder: [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").open()]
+  rows = lambda folder: [
+    json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
+  ]
   for here in ("whole0", "parts0"):
     assert [(r["step"], r["part"]) for r in rows(here) if r["step"] != 15] == [
       (r["step"], r["part"]) for r in rows("single") if r["step"] != 15
