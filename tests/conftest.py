@@ -12,6 +12,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Compiling takes most of the time of the tests; tests that start processes, and training itself, optimise as usual.
+jax.config.update("jax_disable_most_optimizations", True)
 
 # (family, case) -> {dtype: result}, sent by tests/test_golden.py with its reports, which reach the end of the run also
 # from several processes (pytest -n); printed as one line a case.

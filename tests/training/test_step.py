@@ -33,7 +33,14 @@ def losses(config, steps):
   return seen, state
 
 
-@pytest.mark.parametrize("attention", sorted(ATTENTIONS))
+# tests/attention/test_common.py compares every attention by itself in the fast tests.
+OFTEN = ("convnn", "softmax")
+
+
+@pytest.mark.parametrize(
+  "attention",
+  [*OFTEN, *(pytest.param(a, marks=pytest.mark.slow) for a in sorted(ATTENTIONS) if a not in OFTEN)],
+)
 def test_eight_devices_give_the_losses_of_one(small_config, attention, one_device):
   """With dropout and augmentation on; the first 20 steps, float32."""
   overrides = ("--config.data.augment=('crop',)",)
