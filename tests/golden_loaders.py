@@ -59,7 +59,7 @@ def load_swin(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Lo
   else:
     module = PatchMerging(**made.spec) if made.kind == "merging" else SwinBlock(**made.spec)
     options = {} if made.kind == "merging" else dict(train=False)
-    shape = (len(arrays["x"]), *config["input_resolution"], arrays["x"].shape[-1])
+    shape = (len(arrays["x"]), *pair("input_resolution", config["input_resolution"]), arrays["x"].shape[-1])
   init = lambda x: module.init(jax.random.key(0), x.reshape(shape), **options)["params"]
   params = to_flax(params_of(arrays), made.rules, jax.eval_shape(init, arrays["x"]), ignore=made.ignore)
 
