@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fast_jit import fast_jit
 from golden_loaders import load
 from test_golden import _compare
 
@@ -52,3 +53,17 @@ def test_the_net_of_the_protocol_may_name_its_module():
   read = lambda net: flat(load(GOLDEN / "zoo" / "case.npz", config | dict(net=net), arrays).params)
   plain = read(config["net"])
   assert read(config["net"] | dict(module="CNN", output="log_softmax")).keys() == plain.keys()
+
+
+def test_draws_of_candidates_may_differ_from_layer_to_layer():
+  arrays = arrays_of("convnn/vit_convnn")
+  config = json.loads(str(arrays.pop("config"))) | dict(sampling_type="random", K=4, num_samples=-9)
+  first, second = np.arange(8), np.arange(8) + 9
+
+  def logits(drawn):
+    loaded = load(GOLDEN / "convnn" / "case.npz", config, arrays | {"aux:rand_idx": drawn})
+    return np.asarray(fast_jit(loaded.run)(loaded.params, arrays["x"]))
+
+  shared = logits(first)
+  np.testing.assert_array_equal(logits(np.stack([first, first])), shared)
+  assert np.abs(logits(np.stack([first, second])) - shared).max() > 1e-4
