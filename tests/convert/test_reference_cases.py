@@ -57,7 +57,7 @@ def test_the_net_of_the_protocol_may_name_its_module():
 
 def test_draws_of_candidates_may_differ_from_layer_to_layer():
   arrays = arrays_of("convnn/vit_convnn")
-  config = json.loads(str(arrays.pop("config"))) | dict(sampling_type="random", K=4, num_samples=-9)
+  config = json.loads(str(arrays.pop("config"))) | dict(sampling_type="random", num_samples=-9)
   first, second = np.arange(8), np.arange(8) + 9
 
   def logits(drawn):
