@@ -26,16 +26,20 @@ from convnn_jax.training.schedule import make_schedule
 
 def load_convnn(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Loaded:
   """Cases of the published ConvNN attention code."""
+  drawn = arrays.get("aux:rand_idx")  # the draw that was made there, or one of each layer
+  if drawn is not None and config.get("num_samples", 0) < 0:  # all but so many
+    config = {**config, "num_samples": drawn.shape[-1]}
   made = convnn.conversion(config)
   collections = {}
-  if "aux:rand_idx" in arrays:  # the draw that was made there
-    drawn = {"index": arrays["aux:rand_idx"].astype(np.int32)}
+  if drawn is not None:
     attention = made.spec if made.kind == "attention" else made.spec["attention"]
-    drawn = {"first": drawn} if attention["name"] == "branching" else drawn
+    own = lambda index: {"index": index.astype(np.int32)}
+    of = lambda index: {"first": own(index)} if attention["name"] == "branching" else own(index)
+    layers = np.broadcast_to(drawn, (made.spec.get("depth", 1), drawn.shape[-1]))
     within = {
-      "attention": lambda: drawn,
-      "block": lambda: {"attention": drawn},
-      "model": lambda: {f"block_{layer}": {"attention": drawn} for layer in range(made.spec["depth"])},
+      "attention": lambda: of(layers[0]),
+      "block": lambda: {"attention": of(layers[0])},
+      "model": lambda: {f"block_{i}": {"attention": of(index)} for i, index in enumerate(layers)},
     }
     collections = {"candidates": within[made.kind]()}
   loaded = load_module(made, config, arrays, collections=collections)
@@ -59,7 +63,7 @@ def load_swin(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Lo
   else:
     module = PatchMerging(**made.spec) if made.kind == "merging" else SwinBlock(**made.spec)
     options = {} if made.kind == "merging" else dict(train=False)
-    shape = (len(arrays["x"]), *config["input_resolution"], arrays["x"].shape[-1])
+    shape = (len(arrays["x"]), *pair("input_resolution", config["input_resolution"]), arrays["x"].shape[-1])
   init = lambda x: module.init(jax.random.key(0), x.reshape(shape), **options)["params"]
   params = to_flax(params_of(arrays), made.rules, jax.eval_shape(init, arrays["x"]), ignore=made.ignore)
 

@@ -72,7 +72,7 @@ def _local_core(made, arrays, bias):
 def _protocol(made, config, arrays):
   """Trains: one step per batch of `x`, by the optimiser and the loss of training runs."""
   net = dict(config["net"])
-  net.setdefault("module", _module_with(net))
+  net["module"] = net["module"] if "module" in net else _module_with(net)
   inner = load_zoo(net, arrays | {"x": arrays["x"][0]})
   num_steps = config["steps_per_epoch"] * config["epochs"]
   settings = ConfigDict(base.get_config().optimizer.to_dict() | made.spec)
@@ -89,7 +89,8 @@ def _protocol(made, config, arrays):
   def run(params, x):
     (final, _), losses = jax.lax.scan(step, (params, optimizer.init(params)), (x, arrays["labels"]))
     rates = jnp.stack([jnp.asarray(schedule(step), x.dtype) for step in range(num_steps)])
-    return inner.run(final, x[0]), losses, rates, final
+    # Log-probabilities, of which log_softmax changes nothing, or logits.
+    return jax.nn.log_softmax(inner.run(final, x[0])), losses, rates, final
 
   def named(output):
     y, losses, rates, params = output

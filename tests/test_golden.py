@@ -2,7 +2,8 @@
 
     pytest tests/test_golden.py --golden-dir=DIR
 
-runs every .npz below DIR. Each case states its module and options; one that is unknown here fails.
+runs every .npz below DIR. Each case states its module and options; one that is unknown here fails. So do the tables
+named in golden_tables.py (.json).
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from fast_jit import fast_jit
 from golden_loaders import load
+from golden_tables import check_of
 
 from convnn_jax.convert.options import NotOffered
 from convnn_jax.convert.rules import to_source
@@ -31,6 +33,10 @@ def pytest_generate_tests(metafunc):
     # An empty list would be a skip: a mistyped folder must fail.
     ids = [f"{path.parent.name}/{path.stem}" for path in cases] or [f"no .npz below {root}"]
     metafunc.parametrize("case", cases or [root], ids=ids)
+  if "table" in metafunc.fixturenames:
+    root = Path(metafunc.config.getoption("--golden-dir")).resolve()
+    tables = sorted(path for path in root.rglob("*.json") if check_of(path))
+    metafunc.parametrize("table", tables, ids=[f"{path.parent.name}/{path.stem}" for path in tables])
 
 
 @contextlib.contextmanager
@@ -69,13 +75,17 @@ def _compare(path, dtype):
 
   to_params, *to_inputs = gradients
   gradients = {f"param:{name}": g for name, g in to_source(to_params, loaded.rules).items()}
-  if loaded.input_gradients:
-    given = zip(inputs, to_inputs, strict=True)
-    gradients |= {name: gradient for name, gradient in given if name not in loaded.constants}
   stored = {name.removeprefix("grad:"): a for name, a in arrays.items() if name.startswith("grad:")}
+  if not stored:  # outputs only
+    return worst, 0.0, set()
+  given = zip(inputs, to_inputs, strict=True)
+  wanted = lambda name: name in stored or (loaded.input_gradients and name not in loaded.constants)
+  gradients |= {name: gradient for name, gradient in given if wanted(name)}
   both = gradients.keys() & stored.keys()
   differences = [_difference(np.asarray(gradients[name], np.float64), stored[name]) for name in both]
-  return worst, max(differences, default=0.0), gradients.keys() ^ stored.keys()
+  # A parameter without a part in the output has a gradient of zeros on one side and none on the other.
+  alone = {name: (gradients | stored)[name] for name in gradients.keys() ^ stored.keys()}
+  return worst, max(differences, default=0.0), {name for name, gradient in alone.items() if np.any(gradient)}
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -94,3 +104,13 @@ def test_case(case, dtype, record_property):
   assert not unmatched, names
   assert worst <= TOLERANCES[dtype][0]
   assert worst_gradient <= TOLERANCES[dtype][1]
+
+
+def test_table(table, record_property):
+  record = lambda text: record_property("reference case", (table.parent.name, table.stem, "json", text))
+  try:
+    check_of(table)(json.loads(table.read_text()))
+  except Exception as error:
+    record(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+    raise
+  record("equal")

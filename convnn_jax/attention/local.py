@@ -24,7 +24,7 @@ from convnn_jax.ops.rotary import rotate
 from convnn_jax.ops.similarity import similarity
 
 QUIRKS = ("visible_padding", "shifted_rotary")
-QK_NORMS = ("none", "l2", "key")
+QK_NORMS = ("none", "l2", "key", "l2_key")
 REACHES = ("exact", "windows")
 POSITIONS = ("rotary", "none")
 # The score of a token against itself with qk_norm="key": it sees itself only when it sees nothing else.
@@ -42,9 +42,9 @@ class LocalAttention(nn.Module):
     reach: "exact" (at most window_size * look_... tokens away) or "windows" (all tokens of the windows).
     causal: True sees no later token; needs look_forward=0.
     positions: "rotary" or "none".
-    qk_norm: "none", "l2" (unit queries and keys with learned channel scales, times 8) or "key" (unit keys, and a
-      token sees itself only when it sees nothing else; the source calls it shared_qk).
-    scale: factor of the scores; 0 = d ** -0.5, or 8 with qk_norm="l2".
+    qk_norm: "none", "l2" (unit queries and keys with learned channel scales, times 8), "key" (unit keys, and a token
+      sees itself only when it sees nothing else; the source calls it shared_qk) or "l2_key" (the one, then the other).
+    scale: factor of the scores; 0 = d ** -0.5, or 8 with qk_norm="l2" or "l2_key".
     gate: True multiplies each head by sigmoid of a linear map of the input.
     prenorm: True puts a LayerNorm in front.
     dropout_rate: on the attention weights.
@@ -80,7 +80,8 @@ class LocalAttention(nn.Module):
     if self.prenorm:
       x = layer_norm("norm", self.dtype)(x)
     query, key, value = project_qkv(self, x, x, d, bias=False)
-    if self.qk_norm == "l2":
+    scaled = self.qk_norm in ("l2", "l2_key")
+    if scaled:
       query, key = (self._scaled(y, name) for y, name in ((query, "query_scale"), (key, "key_scale")))
 
     scores = local_scores(
@@ -93,8 +94,8 @@ class LocalAttention(nn.Module):
       reach=self.reach,
       causal=self.causal,
       positions=self.positions,
-      unit_keys=self.qk_norm == "key",
-      scale=self.scale or (8.0 if self.qk_norm == "l2" else d**-0.5),
+      unit_keys=self.qk_norm in ("key", "l2_key"),
+      scale=self.scale or (8.0 if scaled else d**-0.5),
       quirks=self.quirks,
     )
     out = attend(self, scores, pad_tokens(value, scores.shape[-1]), train=train)

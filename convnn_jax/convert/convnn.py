@@ -37,7 +37,7 @@ def attention(options: Mapping[str, Any], module: str) -> Conversion:
   if module.startswith("Branching"):
     return _branching(options, module)
   if module == "MultiHeadAttention":
-    bias = options.get("bias", False) or options.get("attention_bias", False)
+    bias = any(options.get(name, False) for name in ("bias", "linear_bias", "attention_bias"))
     return _softmax(options, bias)
   if module == "MultiHeadConv1dAttention":
     return _conv1d(options)
@@ -92,6 +92,8 @@ def _branching(options, module) -> Conversion:
   other = "conv1d" if module.startswith("BranchingConv") else "attention"
   kind = ("hist:" if first_versions else "") + "MultiHeadConvNNAttention"
   own = options.get("convnn", {})  # what holds for this branch only
+  if "weighting" in own:  # and goes before a flag for both
+    options = {name: value for name, value in options.items() if name != "softmax_topk_val"}
   PUBLISHED.check({**own, "module": kind})
   first = _convnn({**options, **own, "module": kind}, kind)
   if other == "conv1d":

@@ -7,6 +7,7 @@ before it (modules named `hist:` or `(hist)`).
 from convnn_jax.convert.options import (
   FLAG,
   INTEGER,
+  LABELS,
   NUMBER,
   NUMBER_OR_NULL,
   OPTIONS,
@@ -53,9 +54,14 @@ _TYPES = {
   "convnn": OPTIONS,
   "img_size": SIZES,
 }
-# Descriptions of a case; they change nothing in evaluation.
-_LABELS = {"module", "experiment", "upstream_commit", "unused_params", "min_topk_gap", "seed", "seq_length"}
-_LABELS |= {"note", "attention_dropout_after_conv"}
+# These change nothing in evaluation, either.
+_LABELS = LABELS | {
+  "experiment",
+  "seq_length",
+  "attention_dropout_after_conv",
+  "dropout",
+  "attention_dropout",
+}
 
 _HEADS = {"d_hidden", "num_heads"}
 _CONVNN = _HEADS | {"K", "sampling_type", "num_samples", "sample_padding", "magnitude_type", "bias"}
@@ -70,7 +76,7 @@ _VIT = _BLOCK | {"img_size", "patch_size", "num_layers", "num_classes", "x_layou
 
 _MODULES = {
   "MultiHeadConvNNAttention": _CONVNN,
-  "MultiHeadAttention": _HEADS | {"bias", "attention_bias"},
+  "MultiHeadAttention": _HEADS | {"bias", "linear_bias", "attention_bias"},
   "MultiHeadConv1dAttention": _CONV1D,
   "BranchingConv": _BRANCHING,
   "BranchingAttention": _BRANCHING,

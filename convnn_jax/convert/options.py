@@ -16,6 +16,21 @@ NUMBER_OR_OFF = "a number or 'off'"
 INTEGER_OR_TWO, TWO_INTEGERS, SIZES = "an integer or two integers", "two integers", "three integers"
 SIDES, INTEGERS = "an integer or several", "a list of integers"
 OPTIONS, OPTIONS_OR_NULL = "options by name", "options by name or null"
+# Descriptions of a case, in any family; they change nothing in evaluation.
+LABELS = frozenset(
+  (
+    "module",
+    "case",
+    "note",
+    "seed",
+    "source",
+    "inputs",
+    "upstream_commit",
+    "commit",
+    "unused_params",
+    "min_topk_gap",
+  )
+)
 
 
 class NotOffered(UserError):

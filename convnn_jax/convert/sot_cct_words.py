@@ -3,6 +3,7 @@
 from convnn_jax.convert.options import (
   FLAG,
   INTEGER,
+  LABELS,
   NUMBER,
   NUMBER_OR_NULL,
   OPTIONS,
@@ -39,7 +40,6 @@ _TYPES = {
   "sot": OPTIONS,
   "attention": OPTIONS_OR_NULL,
 }
-_LABELS = {"module", "case", "note", "source", "seed", "inputs", "upstream_commit"}
 
 _TRANSPORT = {"metric", "cost_scale", "marginal", "link", "reg", "iterations", "stop_threshold", "max_scale"}
 _TRANSPORT |= {"grad_through_max", "mask_diag", "mask_value", "diag_value", "cross", "shape"}
@@ -64,5 +64,5 @@ PUBLISHED = Vocabulary(
   },
   _WORDS,
   _TYPES,
-  _LABELS,
+  LABELS,
 )

@@ -28,6 +28,8 @@ def conversion(options: Mapping[str, Any]) -> Conversion:
     UserError: unknown module, option or value.
   """
   kind, flavour = read_module(options.get("module"))
+  if kind == "resize":  # sizes before and after follow from the tables
+    options = {name: value for name, value in options.items() if not name.startswith(("old_", "new_"))}
   PUBLISHED.check({**options, "module": kind})
   if kind == "resize":
     return Conversion("resize", {}, ())
@@ -54,9 +56,10 @@ def _attention(flavour, options, pretrained_window=(0, 0)) -> dict[str, Any]:
 
 
 def _block(flavour, options) -> Conversion:
-  grid, window = required(options, "input_resolution"), pair("window_size", required(options, "window_size"))
+  grid = pair("input_resolution", required(options, "input_resolution"))
+  window = pair("window_size", required(options, "window_size"))
   shift = pair("shift_size", options.get("shift_size", 0))
-  fitted = fit_window(tuple(grid), window, shift)
+  fitted = fit_window(grid, window, shift)
   for name, ours in zip(("effective_window", "effective_shift"), fitted, strict=True):
     if name in options and pair(name, options[name]) != ours:
       raise UserError(f"The published option {name}={options[name]} should be {ours} here.")

@@ -8,6 +8,7 @@ from convnn_jax.convert.options import (
   FLAG,
   INTEGER,
   INTEGERS,
+  LABELS,
   NUMBER,
   NUMBER_OR_NULL,
   SIDES,
@@ -59,10 +60,10 @@ _REMARKS = {
   "": None,
   "weight table all zero": None,
   "weight table all zero = QK residual only": None,
+  "single stage of depth 0": None,
   "no Pre MLP": "none",
   "+ Pre MLP": "own",
   "+ Pre MLP per stage": "stage",
-  "+ Pre MLP, single stage of depth 0": "stage",
 }
 # class -> families that have it
 _CLASSES = {
@@ -87,11 +88,7 @@ _TYPES = {
   **dict.fromkeys(("qkv_bias", "ape", "patch_norm", "pre_mlp"), FLAG),
   "qk_scale": NUMBER_OR_NULL,
 }
-_LABELS = {"module", "seed", "note", "mask", "commit"}
-_RESIZE_SIZES = {
-  f"{age}_{what}" for age in ("old", "new") for what in ("window", "grid", "resolution", "size")
-}
-_LABELS |= _RESIZE_SIZES
+_LABELS = LABELS | {"mask"}
 
 _ATTENTION = {"dim", "num_heads", "window_size", "qkv_bias", "qk_scale", "pretrained_window_size"}
 _BLOCK = _ATTENTION | {"input_resolution", "shift_size", "effective_window", "effective_shift", "mlp_ratio"}
@@ -145,8 +142,8 @@ def read_module(module) -> tuple[str, Flavour | None]:
   if flavour.family not in families:
     legal = [name for name, other in FLAVOURS.items() if other.family in families]
     raise unknown_name(f"flavour of the published module '{cls}':", name, legal)
-  for remark in re.split(r";|(?=no Pre MLP|\+ Pre MLP)", rest[len(name) :]):
-    place = choose(f"remark on the published module '{cls} {name}':", remark.strip(" ,"), _REMARKS)
+  for remark in re.split(r"[;,]|(?=no Pre MLP|\+ Pre MLP)", rest[len(name) :]):
+    place = choose(f"remark on the published module '{cls} {name}':", remark.strip(), _REMARKS)
     if place is not None:
       flavour = flavour._replace(pre_mlp=_place(flavour, place))
   return cls, flavour

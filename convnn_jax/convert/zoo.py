@@ -125,11 +125,8 @@ def _local(options, num_heads) -> Conversion:
     qk_norm="key" if options.get("shared_qk", False) else "none",
   )
   if options.get("qk_rmsnorm", False):
-    if options.get("shared_qk", False):
-      raise NotOffered(
-        "qk_rmsnorm=True together with shared_qk=True is not offered: keys would be normalised twice."
-      )
-    spec |= dict(qk_norm="l2", scale=options.get("qk_scale") or 8.0)
+    both = options.get("shared_qk", False)
+    spec |= dict(qk_norm="l2_key" if both else "l2", scale=options.get("qk_scale") or 8.0)
   rules = (
     *layers.norm("norm", "norm"),
     *layers.fused_projections("to_qkv", "to_out"),

@@ -11,6 +11,7 @@ from convnn_jax.convert.options import (
   INTEGER,
   INTEGER_OR_NULL,
   INTEGER_OR_TWO,
+  LABELS,
   NUMBER,
   NUMBER_OR_NULL,
   NUMBER_OR_OFF,
@@ -66,17 +67,7 @@ _TYPES = {
   "img_size": SIZES,
   "net": OPTIONS,
 }
-_LABELS = {
-  "module",
-  "note",
-  "seed",
-  "source",
-  "inputs",
-  "upstream_commit",
-  "unused_params",
-  "min_topk_gap",
-  "y",
-}
+_LABELS = LABELS | {"y"}
 
 _CORE = {"window_size", "causal", "look_backward", "look_forward", "exact_windowsize", "autopad", "scale"}
 _CORE |= {"shared_qk", "dim", "dim_head", "heads", "rotary", "use_xpos", "xpos_scale_base", "key_mask"}

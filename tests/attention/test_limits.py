@@ -80,6 +80,26 @@ def test_reattention_mixes_heads_and_normalises_over_them():
   )
 
 
+@pytest.mark.parametrize("qk_norm", ["l2", "key", "l2_key"])
+def test_local_attention_with_unit_vectors(qk_norm):
+  spec = dict(name="local", num_heads=3, head_dim=4, window_size=9, positions="none", qk_norm=qk_norm)
+  _, variables = run(spec)
+  p = jax.tree.map(np.asarray, variables["params"])
+  scales = {name: np.linspace(0.5, 2, 4, dtype=np.float32) for name in ("query_scale", "key_scale")}
+  p |= scales if qk_norm != "key" else {}
+  unit = lambda y: y / np.linalg.norm(y, axis=-1, keepdims=True)
+  q, k, v = (np.einsum("bnc,chd->bhnd", X, p[name]["kernel"]) for name in ("query", "key", "value"))
+  if qk_norm != "key":
+    q, k = unit(q) * p["query_scale"], unit(k) * p["key_scale"]
+  scores = q @ (k if qk_norm == "l2" else unit(k)).swapaxes(2, 3) * (0.5 if qk_norm == "key" else 8)
+  if qk_norm != "l2":
+    scores[..., np.arange(9), np.arange(9)] = -5e4
+  weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+  heads = weights / weights.sum(axis=-1, keepdims=True) @ v
+  expected = np.einsum("bhnd,hdc->bnc", heads, p["out"]["kernel"])
+  np.testing.assert_allclose(run(spec, {"params": p})[0], expected, atol=1e-5)
+
+
 def test_a_local_token_that_sees_nothing_gets_zero():
   hidden = jnp.zeros((1, 1, 9, 9)).at[:, :, 4].set(-1e9)
   out, _ = run(dict(name="local", num_heads=3, head_dim=4, window_size=3), bias=hidden)

@@ -91,3 +91,17 @@ def test_one_head_of_the_published_conv1d_is_scrambled():
   made = conversion(dict(module="BranchingConv", num_heads=1, K=3, head_merge="upstream_scramble"))
   assert made.spec["second"]["quirks"] == ("scrambled_heads",)
   assert made.spec["first"]["quirks"] == ()
+
+
+def test_what_holds_for_one_branch_goes_before_a_flag_for_both():
+  branching = FIRST | dict(module="BranchingAttention(hist)", softmax_topk_val=True)
+  spec = conversion(branching | dict(convnn=dict(weighting="similarity"))).spec
+  assert spec["first"]["weighting"] == "similarity"
+  with pytest.raises(UserError, match="contradict"):
+    conversion(branching | dict(weighting="similarity"))
+
+
+@pytest.mark.parametrize("name", ["bias", "linear_bias", "attention_bias"])
+def test_biases_of_softmax_attention_have_three_names(name):
+  spec = conversion(dict(module="MultiHeadAttention", num_heads=3) | {name: True}).spec
+  assert (spec["qkv_bias"], spec["out_bias"]) == (True, True)

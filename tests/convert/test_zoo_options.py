@@ -43,8 +43,6 @@ def test_what_is_unknown_is_named(options, message):
 def test_what_is_left_out_says_why():
   with pytest.raises(NotOffered, match="xPos lets scores fade"):
     conversion(LOCAL | dict(use_xpos=True))
-  with pytest.raises(NotOffered, match="normalised twice"):
-    conversion(LOCAL | dict(qk_rmsnorm=True, shared_qk=True))
 
 
 @pytest.mark.parametrize(
@@ -57,6 +55,7 @@ def test_what_is_left_out_says_why():
     (dict(exact_windowsize=False), dict(reach="windows")),
     (dict(qk_rmsnorm=True, qk_scale=4), dict(qk_norm="l2", scale=4)),
     (dict(qk_scale=4), dict(qk_norm="none", scale=0.0)),  # the source reads it with qk_rmsnorm only
+    (dict(qk_rmsnorm=True, shared_qk=True), dict(qk_norm="l2_key", scale=8.0)),
     (dict(shared_qk=True, gate=True, prenorm=True), dict(qk_norm="key", gate=True, prenorm=True)),
   ],
 )
