@@ -5,7 +5,8 @@ r"""ConvNN on half of the channels and softmax attention on the other in ViT-Tin
 
 Published (CIFAR-10, best of 150 epochs): top-1 76.99 %. Source: the run
 lr_test/ViT-Tiny-CIFAR10_1e-4/BranchAttention_depthwise_K9_s42 of the published code.
-Measured here: not yet run.
+Measured (2 CPU cores of a busy virtual machine, jax 0.10.2, 2026-11-21): digits as above, test top-1
+96.94 %. CIFAR-10: not yet run.
 """
 
 from configs import base

@@ -5,7 +5,8 @@ r"""ConvNN on half of the channels and a convolution on the other in ViT-Tiny, i
 
 Published with other settings only: 64.87 % (one head, cosine, standard convolution, 50 epochs, run
 Oct6-VIT-Tiny-Sanity).
-Measured here: not yet run.
+Measured (2 CPU cores of a busy virtual machine, jax 0.10.2, 2026-11-21): digits as above, test top-1
+97.50 %. CIFAR-10: not yet run.
 """
 
 from configs import base

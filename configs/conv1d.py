@@ -4,7 +4,8 @@ r"""A convolution over 9 tokens in place of attention in ViT-Tiny, one head, in 
     python train.py --config=configs/conv1d.py:digits    # embedded data, about a minute on a laptop
 
 Published with other settings only: 63.53 % (ViT-Tiny, best of 10 epochs, run Mingi_results/VIT-Tiny/Conv1dAttention).
-Measured here: not yet run.
+Measured (2 CPU cores of a busy virtual machine, jax 0.10.2, 2026-11-21): digits as above, test top-1
+97.78 %. CIFAR-10: not yet run.
 """
 
 from configs import base

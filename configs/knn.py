@@ -5,7 +5,8 @@ r"""k-NN attention (KVT) with 9 neighbours in ViT-Tiny, one head, in the publish
 
 Published (CIFAR-10, best of 150 epochs): top-1 75.77 %. Source: the run K_test/ViT-Tiny-CIFAR10/KvtAttention_K9_s42
 of the published comparison.
-Measured here: not yet run.
+Measured (2 CPU cores of a busy virtual machine, jax 0.10.2, 2026-11-21): digits as above, test top-1
+98.06 %. CIFAR-10: not yet run.
 """
 
 from configs import base

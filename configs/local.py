@@ -5,7 +5,8 @@ r"""Local attention, windows of 128 tokens and 3 heads of 64 channels, in ViT-Ti
 
 Published (CIFAR-10, best of 150 epochs): top-1 74.51 %. Source: the run
 Baseline_Test/ViT-Tiny-CIFAR10/LocalAttention_NH3_s42 of the published comparison; quirks=() corrects it.
-Measured here: not yet run.
+Measured (2 CPU cores of a busy virtual machine, jax 0.10.2, 2026-11-21): digits as above, test top-1
+98.89 %. CIFAR-10: not yet run.
 """
 
 from configs import base

@@ -4,7 +4,8 @@ r"""Neighbourhood attention (NATTEN) over 9 tokens of the sequence in ViT-Tiny, 
     python train.py --config=configs/neighborhood.py:digits    # embedded data, about a minute on a laptop
 
 The published comparison has this attention in its code, with a window of 9, but no run of it.
-Measured here: not yet run.
+Measured (2 CPU cores of a busy virtual machine, jax 0.10.2, 2026-11-21): digits as above, test top-1
+89.17 %. CIFAR-10: not yet run.
 """
 
 from configs import base

@@ -5,7 +5,8 @@ r"""Re-attention (DeepViT) with 3 heads in ViT-Tiny, in the published training s
 
 The published DeepViT is another model (other patches, final norm); here only its attention, in the set-up of the
 others.
-Measured here: not yet run.
+Measured (2 CPU cores of a busy virtual machine, jax 0.10.2, 2026-11-21): digits as above, test top-1
+95.28 %. CIFAR-10: not yet run.
 """
 
 from configs import base

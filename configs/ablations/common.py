@@ -3,7 +3,7 @@
 ViT-Tiny 224/16 on CIFAR-10, AdamW 1e-5 with a cosine schedule, weight decay 0.05, batch 128, 50 epochs. The attention
 has biases everywhere, a standard convolution, cosine similarity, and two accidents of the published code: a token's
 similarity to itself is 1.1 (`self_fill`), and heads are merged by a reshape that mixes tokens and channels, also with
-one head (`scrambled_heads`). Published figures were measured with them; without them:
+one head (`scrambled_heads`; not where heads are not split). Published figures were measured with them; without them:
 
     --config.model.attention.quirks="()"
 """

@@ -1,4 +1,4 @@
-r"""Experiment 10 of the ConvNN notes: heads are not split, values have d // h^2 = 192 // 9 = 21 channels.
+r"""Experiment 10 of the ConvNN notes: heads are not split, values have d // h^2 = 192 // 9 = 21 channels (of 3 heads).
 
     python train.py --config=configs/ablations/exp10_value_features.py           # CIFAR-10, 224/16, 50 epochs
     python train.py --config=configs/ablations/exp10_value_features.py:digits    # embedded data, a minute

@@ -59,8 +59,8 @@ class ConvNNAttention(nn.Module):
     projection: which inputs are projected: "qkv", "qk", "v" or "none".
     candidates: "all", "random" (drawn anew each step, shared by the batch; evaluation uses one fixed draw
       unless given a "candidates" rng), "spatial" (evenly spaced along the sequence) or "spatial_grid" (evenly
-      spaced rows and columns of patches, our reading of the README's "3x3"; needs `grid`).
-    num_candidates: how many tokens are sampled; for "spatial_grid" a square number, 9 for 3x3.
+      spaced rows and columns of patches, our reading of the published README's "3x3"; needs `grid`).
+    num_candidates: how many tokens are sampled; for "spatial_grid" it must be a square, 9 for 3x3.
     candidate_padding: tokens left out at both ends by "spatial".
     similarity_on: what is compared: "features", "positions" (the place along the sequence in [-1, 1], nothing
       projected) or "both" (the position as one more channel). The published README names such flags, its code has
@@ -195,6 +195,15 @@ class ConvNNAttention(nn.Module):
     """Token positions [m] of sampled candidates; None = all tokens."""
     if self.candidates == "all":
       return None
+    if self.num_neighbors < 1:
+      raise UserError(f"num_neighbors={self.num_neighbors} must be at least 1, the token itself.")
+    if self.candidates == "spatial_grid":
+      if grid is None or grid.num_tokens != num_tokens:
+        raise UserError(
+          f"candidates='spatial_grid' needs the TokenGrid of its {num_tokens} tokens, not {grid}; use"
+          " candidates='spatial' where there is none."
+        )
+      places = spatial_grid_candidates(grid.rows, grid.columns, self.num_candidates, grid.num_prefix)
     # One candidate may be the token itself; the weak mask lets it be chosen a second time.
     most = self.num_candidates + ("weak_self_mask" in self.quirks)
     if self.num_neighbors > most:
@@ -205,14 +214,7 @@ class ConvNNAttention(nn.Module):
     if self.candidates == "spatial":
       return jnp.asarray(spatial_candidates(num_tokens, self.num_candidates, self.candidate_padding))
     if self.candidates == "spatial_grid":
-      if grid is None or grid.num_tokens != num_tokens:
-        raise UserError(
-          f"candidates='spatial_grid' needs the TokenGrid of its {num_tokens} tokens, not {grid}; use"
-          " candidates='spatial' where there is none."
-        )
-      return jnp.asarray(
-        spatial_grid_candidates(grid.rows, grid.columns, self.num_candidates, grid.num_prefix)
-      )
+      return jnp.asarray(places)
     if self.has_variable("candidates", "index"):  # a caller fixed the draw
       return jnp.asarray(self.get_variable("candidates", "index"))
     drawn = train or self.has_rng("candidates")
