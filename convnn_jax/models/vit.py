@@ -19,6 +19,7 @@ from convnn_jax.layers.norm import layer_norm
 from convnn_jax.layers.pos_embed import PositionEmbedding
 from convnn_jax.layers.tokenizer import PatchEmbedding, patch_sides
 from convnn_jax.models.encoder import EncoderBlock
+from convnn_jax.models.layer_loop import apply_blocks
 from convnn_jax.models.readout import POOLINGS, QueryPooling
 
 FINAL_NORMS = ("none", "layer_norm", "after_pooling")
@@ -45,6 +46,7 @@ class ViT(nn.Module):
       (mean of class token and patches) or "query" (learned queries cross-attend to the tokens, by the same attention).
     num_queries: of pooling="query".
     final_norm: "none", "layer_norm" (of the tokens, before pooling) or "after_pooling".
+    scan_layers: how the blocks run: "auto", "dots", "full" or "unrolled", see models/layer_loop.py.
     dtype: compute dtype; parameters, norms, scores and logits stay float32.
   """
 
@@ -63,16 +65,18 @@ class ViT(nn.Module):
   pooling: str = "cls"
   num_queries: int = 1
   final_norm: str = "none"
+  scan_layers: str = "auto"
   dtype: Any = None
 
   @nn.compact
   def __call__(self, images, *, train: bool):
     self._check()
     x, grid = self._embed(images, train)
-    for layer in range(self.depth):
-      x = EncoderBlock(
-        self.attention, self.mlp_dim, self.dropout_rate, dtype=self.dtype, name=f"block_{layer}"
-      )(x, train=train, grid=grid)
+    block = dict(
+      attention=self.attention, mlp_dim=self.mlp_dim, dropout_rate=self.dropout_rate, dtype=self.dtype
+    )
+    blocks = [block] * self.depth
+    x = apply_blocks(self, EncoderBlock, blocks, x, scan_layers=self.scan_layers, train=train, grid=grid)
     if self.final_norm == "layer_norm":
       x = layer_norm("final_norm", self.dtype)(x)
     pooled = self._pool(x, train)

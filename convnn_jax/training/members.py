@@ -84,6 +84,10 @@ class Members:
       field: np.asarray([c[field] for c in flat], np.uint32 if field == "seed" else np.float32)
       for field in fields
     }
+    if configs[0].steps_per_call > 1:
+      raise UserError(
+        f"--vmap trains step by step: config.steps_per_call={configs[0].steps_per_call} must be 1 with it."
+      )
     # Members are independent: whole members go to devices, nothing is summed over them.
     count = max(d for d in range(1, jax.device_count() + 1) if self.size % d == 0)
     auto = (jax.sharding.AxisType.Auto,)
