@@ -47,16 +47,19 @@ def apply_blocks(
     fields: of each block. A loop needs two like blocks, or pairs, triples, ... of blocks that repeat; "like" but for
       drop_path_rate.
     x: input of the first.
-    scan_layers: "auto" = "dots" in compiled programs, "unrolled" outside; "dots", a loop that keeps the results of
-      linear layers for the backward pass; "full", one that keeps a block's input; or "unrolled". Blocks run one by one
-      whatever the word while parameters are made, and when the caller asks for values that modules sow or gives them
-      variables besides parameters.
-    call: further arguments of every block's call.
+    scan_layers: "dots", a loop that keeps the results of linear layers for the backward pass; "full", one that keeps a
+      block's input; "unrolled"; or "auto", which is "dots" where a training step is compiled, "unrolled" elsewhere: in
+      evaluation a loop would save nothing but time to compile, and its stack is a copy of the parameters. Whatever the
+      word, blocks run one by one while parameters are made, and when the caller asks for values that modules sow or
+      gives them variables besides parameters.
+    call: further arguments of every block's call, `train` among them.
 
   Raises:
     UserError: unknown word.
   """
   check_scan_layers(scan_layers)
+  if scan_layers == "auto" and not call.get("train", False):
+    scan_layers = "unrolled"
   groups = _groups(parent, fields, x, scan_layers)
   done = 0
   if groups:
@@ -84,7 +87,7 @@ def _groups(parent, fields, x, scan_layers):
   variables = parent.variables
   if any(name.startswith("block_") for kind, tree in variables.items() if kind != "params" for name in tree):
     return []
-  params = [variables["params"][f"block_{number}"] for number in range(len(fields))]
+  params = [_params(parent, f"block_{number}") for number in range(len(fields))]
   if scan_layers == "auto" and not any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves((x, params))):
     return []  # a loop would be compiled by itself
   like = [(_without_numbers(f), jax.tree.map(_kind, p)) for f, p in zip(fields, params, strict=True)]
@@ -94,6 +97,11 @@ def _groups(parent, fields, x, scan_layers):
       numbered = list(enumerate(fields))
       return [numbered[g * period : (g + 1) * period] for g in range(count)]
   return []
+
+
+def _params(parent, name):
+  """Of one block, which may have none."""
+  return parent.variables.get("params", {}).get(name, {})
 
 
 def _without_numbers(fields):
@@ -111,7 +119,7 @@ def _loop(parent, block, groups, x, keep, call):
   names = [[f"block_{number}" for number, _ in place] for place in places]
   stacked = []
   for place, blocks in zip(places, names, strict=True):
-    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(parent.variables["params"][b] for b in blocks))
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(_params(parent, name) for name in blocks))
     stacked.append((params, _differing([fields for _, fields in place])))
 
   def turn(x, now):
