@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from convnn_jax.attention import ATTENTIONS, TokenGrid, attention_class, make_attention
 from convnn_jax.errors import UserError
+from convnn_jax.models.encoder import EncoderBlock
+from convnn_jax.models.layer_loop import apply_blocks
 
 
 @dataclasses.dataclass
@@ -155,6 +158,34 @@ def test_training_draws_from_rngs_and_evaluation_does_not(variant):
   one, two = (noisy.apply(variables, x, train=True, grid=GRID, rngs=rngs(seed)) for seed in (1, 2))
   assert not np.allclose(one, two)
   np.testing.assert_array_equal(apply(noisy, variables, x), apply(module, variables, x))
+
+
+@pytest.mark.parametrize("gradients", ["no", pytest.param("yes", marks=pytest.mark.slow)])
+def test_blocks_in_a_loop_equal_blocks_one_by_one(variant, gradients):
+  """Two of them, with dropout and random choices on."""
+  case, module, _, x = variant
+  spec = {"name": _name(module), **case.changed(dropout_rate=0.3)}
+  rngs = {name: jax.random.key(number) for number, name in enumerate(("dropout", "candidates"))}
+  row = lambda word: _Blocks(spec, word)
+  variables = fast_jit(lambda k: row("unrolled").init(k, x, train=False))(jax.random.key(0))
+
+  def result(word):
+    value = lambda v: row(word).apply(v, x, train=True, rngs=rngs)
+    loss = lambda v: jnp.sum(jnp.sin(value(v)))
+    return fast_jit(value if gradients == "no" else jax.grad(loss))(variables)
+
+  close = lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4)
+  jax.tree.map(close, result("dots"), result("unrolled"))
+
+
+class _Blocks(nn.Module):
+  spec: dict
+  word: str
+
+  @nn.compact
+  def __call__(self, x, train):
+    blocks = [dict(attention=self.spec, mlp_dim=8, dropout_rate=0.1)] * 2
+    return apply_blocks(self, EncoderBlock, blocks, x, scan_layers=self.word, train=train, grid=GRID)
 
 
 def test_attention_weights_are_sown_on_request(variant):

@@ -9,6 +9,7 @@ from convnn_jax import data
 from convnn_jax.attention import ATTENTIONS
 from convnn_jax.training import sharding
 from convnn_jax.training.assemble import assemble
+from convnn_jax.training.evaluate import Evaluator
 from convnn_jax.training.loop import make_update
 from convnn_jax.training.step import make_eval_step
 
@@ -43,7 +44,7 @@ OFTEN = ("convnn", "softmax")
 )
 def test_eight_devices_give_the_losses_of_one(small_config, attention, one_device):
   """With dropout and augmentation on; the first 20 steps, float32."""
-  overrides = ("--config.data.augment=('crop',)",)
+  overrides = ("--config.data.augment=('crop',)", "--config.model.depth=2")  # blocks as a loop
   eight, _ = losses(small_config(*overrides, attention=attention), 20)
   with one_device():
     one, _ = losses(small_config(*overrides, attention=attention), 20)
@@ -126,9 +127,15 @@ def test_evaluation_gives_one_value_per_example(small_config):
     assert (result["top5"] >= result["top1"]).all()
 
 
-def test_the_step_is_compiled_once_and_moves_nothing_to_the_host(small_config):
-  _, update, state, resident, batches = setup(small_config())
-  for _, batch in zip(range(4), batches, strict=False):
-    with jax.transfer_guard_device_to_host("disallow"):
-      state, _ = update(state, resident, batch)
-  assert update._cache_size() == 1
+def test_training_and_evaluation_are_compiled_once_and_move_nothing_unasked(small_config):
+  config = small_config("--config.model.depth=2")
+  pieces, update, state, resident, batches = setup(config)
+  test = data.open_dataset(config.data).test
+  of_test = data.resident(test, sharding.batch_sharding(pieces.mesh))
+  evaluate = Evaluator(pieces, config, test, of_test)
+  for _, batch in zip(range(3), batches, strict=False):
+    with jax.transfer_guard("disallow"):
+      state, metrics = update(state, resident, batch)
+    jax.block_until_ready(metrics)  # simulated devices: one step at a time
+    evaluate({"params": state.params})
+  assert (update._cache_size(), evaluate._step._cache_size()) == (1, 1)
