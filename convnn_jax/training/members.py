@@ -42,6 +42,12 @@ def can_differ(field: str) -> bool:
   return field in TRACED or (parts[0] == "model" and parts[-1] in TRACED_IN_MODEL)
 
 
+def fixed_fields(config: ConfigDict) -> tuple:
+  """What members of one program must have in common; equal for configs that pass `check_alike`."""
+  flat = config_lib.flatten(config.to_dict())
+  return tuple(sorted((field, repr(value)) for field, value in flat.items() if not can_differ(field)))
+
+
 def check_alike(configs: Sequence[ConfigDict]) -> list[str]:
   """Returns the fields in which the members differ.
 
