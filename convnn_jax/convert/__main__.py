@@ -48,8 +48,10 @@ def convert(source: str, config_path: str, out: str, overrides: Sequence[str] = 
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   import jax
 
+  from convnn_jax.convert.cct_checkpoint import read_cct
   from convnn_jax.convert.read import read_state
   from convnn_jax.convert.swin_checkpoint import read_swin
+  from convnn_jax.convert.vit_checkpoint import read_vit
   from convnn_jax.training import config as config_lib
   from convnn_jax.training import workdir
   from convnn_jax.training.assemble import assemble
@@ -57,7 +59,8 @@ def convert(source: str, config_path: str, out: str, overrides: Sequence[str] = 
   from convnn_jax.training.record import RunRecord
 
   config = config_lib.load(config_path, overrides)
-  read = choose("model with a converter", config.model.name, {"swin": read_swin})
+  readers = {"cct": read_cct, "swin": read_swin, "vit": read_vit}
+  read = choose("model with a converter", config.model.name, readers)
   pieces = assemble(config)
   shapes, spec = pieces.state_shapes.params, config.model.to_dict()
   params, lines = read(read_state(source), spec, pieces.info.image_shape[:2], shapes)

@@ -165,5 +165,5 @@ def test_command_writes_a_run_that_evaluates_as_the_checkpoint(tmp_path, capsys)
   jax.tree.map(np.testing.assert_array_equal, variables["params"], params)
   assert main([*arguments, f"--out={tmp_path / 'run'}"]) == 2
   assert "has checkpoints already" in capsys.readouterr().err
-  assert main(["nothing.npz", "--config=configs/convnn_k9.py:digits", f"--out={tmp_path / 'vit'}"]) == 2
-  assert "Unknown model with a converter 'vit'" in capsys.readouterr().err
+  assert main(["nothing.npz", "--config=configs/cnn.py:digits", f"--out={tmp_path / 'cnn'}"]) == 2
+  assert "Unknown model with a converter 'cnn'" in capsys.readouterr().err
