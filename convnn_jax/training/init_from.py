@@ -54,7 +54,7 @@ def plan(config: ConfigDict, pieces: Pieces) -> Start | None:
   """
   if not config.init_from:
     return None
-  path, step = _place(config.init_from)
+  path, step = place(config.init_from)
   if pathlib.Path(path).is_file():
     raise UserError(
       f"config.init_from={path} is a file, but must be the folder of a run; make one of it: python -m"
@@ -96,8 +96,8 @@ def started(state: TrainState, start: Start, pieces: Pieces) -> TrainState:
   return state.replace(params=params, ema=ema, collections=collections)
 
 
-def _place(init_from: str) -> tuple[str, int | str]:
-  """ "runs/a:best" -> ("runs/a", "best"); the last checkpoint unless given."""
+def place(init_from: str) -> tuple[str, int | str]:
+  """Folder and step of a run: "runs/a:best" -> ("runs/a", "best"); the last checkpoint unless given."""
   path, colon, step = init_from.rpartition(":")
   if colon and step.isascii() and step.isdigit():
     return path, int(step)
@@ -121,13 +121,13 @@ def _differing(theirs, config, beginnings) -> str:
 def _target(start, here, everywhere):
   """What to read, and where to: in its final place what is taken as it is."""
 
-  def place(path, leaf):
+  def where_to(path, leaf):
     section, _, name = jax.tree_util.keystr(path, simple=True, separator="/").partition("/")
     as_it_is = section == "params" and name in here and name not in start.changes
     where = here[name].sharding if as_it_is else everywhere
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
-  return jax.tree_util.tree_map_with_path(place, start.saved)
+  return jax.tree_util.tree_map_with_path(where_to, start.saved)
 
 
 def _changed(change, given, here):
