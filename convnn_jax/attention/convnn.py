@@ -144,15 +144,14 @@ class ConvNNAttention(nn.Module):
     choose("projection", self.projection, PROJECTIONS)
     if self.candidates not in CANDIDATES:
       raise unknown_name("candidates", self.candidates, CANDIDATES)
-    for quirk in self.quirks:
-      if quirk not in QUIRKS:
-        raise unknown_name("quirk", quirk, QUIRKS)
-    if "distance_weights" in self.quirks and self.similarity != "euclidean":
-      raise UserError(
-        f"The quirk 'distance_weights' needs similarity='euclidean', not '{self.similarity}'; leave it out."
-      )
+    self._check_quirks()
     if is_known(self.temperature) and self.temperature < 1e-6:  # smaller ones overflow in float32
       raise UserError(f"temperature={self.temperature} must be at least 1e-6.")
+    if is_known(self.temperature) and self.temperature != 1 and "softmax" not in self.weighting:
+      raise UserError(
+        f"temperature={self.temperature} has no effect with weighting='{self.weighting}', which takes no softmax;"
+        " leave it out, or use weighting='softmax' or 'full_softmax'."
+      )
     if self.value_features < 0:
       raise UserError(f"value_features={self.value_features} must be at least 0 (0 = the full width).")
     narrow_values_fit = (
@@ -169,6 +168,25 @@ class ConvNNAttention(nn.Module):
         f"convnn attention with candidates='{self.candidates}' always takes the token itself as a neighbour, which"
         " has no meaning in cross-attention; use candidates='all'."
       )
+
+  def _check_quirks(self):
+    """Each of them is known, and has something to act on."""
+    sampled = self.candidates != "all"
+    needs = {
+      "distance_weights": (self.similarity == "euclidean", "similarity='euclidean'"),
+      "weak_self_mask": (sampled, "sampled candidates"),
+      "rank_coordinates": (sampled, "sampled candidates"),
+      "self_fill": (not sampled, "candidates='all'"),
+    }
+    for quirk in self.quirks:
+      if quirk not in QUIRKS:
+        raise unknown_name("quirk", quirk, QUIRKS)
+      fits, what = needs.get(quirk, (True, ""))
+      if not fits:
+        raise UserError(
+          f"The quirk '{quirk}' needs {what}; it has no effect with similarity='{self.similarity}' and"
+          f" candidates='{self.candidates}'. Leave it out."
+        )
 
   def _check_positions(self):
     for field in ("similarity_on", "aggregate_on"):
