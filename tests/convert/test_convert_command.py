@@ -77,7 +77,13 @@ def test_what_is_converted_evaluates_and_trains(tmp_path):
   run(*convert, f"--out={tmp_path / 'run'}")
   first = json.loads(run("eval.py", f"--workdir={tmp_path / 'run'}")[0].splitlines()[-1])
   assert first["step"] == 0
-  words = (VIT, *SIZES, "--config.num_epochs=2", f"--config.init_from={tmp_path / 'run'}")
+  words = (
+    VIT,
+    *SIZES,
+    "--config.num_epochs=2",
+    "--config.optimizer.warmup_epochs=0.0",
+    f"--config.init_from={tmp_path / 'run'}",
+  )
   out, _ = run("train.py", *words, f"--workdir={tmp_path / 'tuned'}")
   assert f"starting from step 0 of {tmp_path / 'run'}" in out
   assert result(tmp_path / "tuned")["test_loss"] < first["loss"]

