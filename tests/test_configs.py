@@ -39,6 +39,7 @@ NUM_PARAMS = {
   "branching_conv": 5_827_210,
   "cnn": 1_626_442,
   "conv1d": 9_027_466 - 444_672,
+  "cct": 3_760_139,
   "cct_2_3x2": 283_723,
   "convnn_k9": 5_500_042,
   "deepvit": 1_812_250 - (4097 - 5) * 128,
@@ -51,6 +52,8 @@ NUM_PARAMS = {
   "sot_entropy_sweep": 283_723,
   "sot_study": 283_723,
   "sparse": 5_479_306,
+  # ViT-B/16 has 86,567,656 with 1000 classes.
+  "vit_finetune": 86_567_656 - 990 * 769,
   "vit_softmax": 5_479_306,
   # Swin, with the 1000 classes of ImageNet.
   "swin_t": 28_288_354,

@@ -99,6 +99,8 @@ class Members:
       field: np.asarray([c[field] for c in flat], np.uint32 if field == "seed" else np.float32)
       for field in fields
     }
+    if configs[0].init_from:
+      raise UserError("--vmap trains from new parameters only; leave out --vmap or config.init_from.")
     # Members are independent: whole members go to devices, nothing is summed over them.
     count = max(d for d in range(1, jax.device_count() + 1) if self.size % d == 0)
     auto = (jax.sharding.AxisType.Auto,)
