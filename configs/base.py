@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
       eval_every=0,  # steps between evaluations of the test set; 0 = once per epoch
       checkpoint_every=0,  # steps between checkpoints; 0 = once per epoch
       keep_checkpoints=2,  # the newest so many stay on disk, and the best one
+      steps_per_call=1,  # steps that the device does without the host; data sets on the device only (docs/speed.md)
       max_skipped_updates=20,  # so many non-finite updates in a row end the run
       dtype="float32",  # compute dtype: float32 or bfloat16; parameters, scores, norms, losses stay float32
       mesh=dict(  # devices along each axis; -1 = all that are left
@@ -71,6 +72,7 @@ def get_config() -> ConfigDict:
         final_norm="none",  # none, layer_norm, after_pooling
         norm_epsilon=1e-5,  # of the norms in the blocks and of the final one; pretrained ViTs have 1e-6 or 1e-12
         activation="gelu",  # of the MLPs: gelu (exact), gelu_tanh (its approximation), relu
+        scan_layers="auto",  # blocks as one loop: auto, dots, full (least memory), or unrolled (docs/speed.md)
         attention=dict(name="softmax", num_heads=3, dropout_rate=0.1),  # replaced as a whole
       ),
       loss=dict(

@@ -28,6 +28,7 @@ from convnn_jax.layers.dense import merge_dense, split_dense
 from convnn_jax.layers.dropout import Dropout
 from convnn_jax.layers.merge_heads import scramble_heads
 from convnn_jax.layers.neighbor_conv import NeighborConvolution
+from convnn_jax.layers.random_keys import random_key
 from convnn_jax.ops import neighbors
 from convnn_jax.ops.candidates import random_candidates, spatial_candidates, spatial_grid_candidates
 from convnn_jax.ops.similarity import SIMILARITIES, similarity
@@ -236,7 +237,7 @@ class ConvNNAttention(nn.Module):
     if self.has_variable("candidates", "index"):  # a caller fixed the draw
       return jnp.asarray(self.get_variable("candidates", "index"))
     drawn = train or self.has_rng("candidates")
-    key = self.make_rng("candidates") if drawn else jax.random.key(0)
+    key = random_key(self, "candidates") if drawn else jax.random.key(0)
     return random_candidates(key, num_tokens, self.num_candidates)
 
   def _head_width(self, width):

@@ -18,6 +18,7 @@ from convnn_jax.data.pipeline import (
   fetch,
   resident,
   train_batches,
+  train_chunks,
 )
 from convnn_jax.data.splits import MemorySplit, StreamSplit
 
@@ -38,4 +39,5 @@ __all__ = [
   "open_dataset",
   "resident",
   "train_batches",
+  "train_chunks",
 ]

@@ -56,14 +56,7 @@ def train_batches(split, *, seed, batch_size, start_step, sharding):
       negative.
   """
   n = len(split)
-  if not 1 <= batch_size <= n:
-    raise UserError(
-      f"batch_size={batch_size} must lie in [1, {n}], the number of training images. "
-      "Choose a smaller batch_size."
-    )
-  if seed < 0:
-    raise UserError(f"seed={seed} must be at least 0.")
-  _check_divides(batch_size, sharding)
+  _check_training(n, seed, batch_size, sharding)
 
   def make(step):
     index = batch_indices(seed, step, batch_size, n)
@@ -76,6 +69,32 @@ def train_batches(split, *, seed, batch_size, start_step, sharding):
 
   steps = itertools.count(start_step)
   return _batches(split, make, steps)
+
+
+def train_chunks(split, *, seed, batch_size, chunks, size, sharding):
+  """The batches of several steps at a time, for a memory split.
+
+  Args:
+    split: a MemorySplit.
+    seed, batch_size, sharding: as for `train_batches`.
+    chunks: ranges of steps, 1-based, each of at most `size`.
+    size: rows of the result.
+
+  Returns:
+    Generator of {"index": int32 [size b], "count": int32, the number of steps}; rows behind them are 0.
+  """
+  n = len(split)
+  _check_training(n, seed, batch_size, sharding)
+  by_row = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(None, *sharding.spec))
+  everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+
+  def make(steps):
+    index = np.zeros((size, batch_size), np.int32)
+    for row, step in enumerate(steps):
+      index[row] = batch_indices(seed, step - 1, batch_size, n)
+    return {"index": _place(index, by_row), "count": _place(np.asarray(len(steps), np.int32), everywhere)}
+
+  return (make(steps) for steps in chunks)
 
 
 def eval_batches(split, *, batch_size, sharding):
@@ -120,6 +139,17 @@ def fetch(resident, batch):
     return batch["image"], batch["label"]
   rows = batch["index"]
   return tuple(resident[name].at[rows].get(mode="promise_in_bounds") for name in ("image", "label"))
+
+
+def _check_training(n, seed, batch_size, sharding):
+  if not 1 <= batch_size <= n:
+    raise UserError(
+      f"batch_size={batch_size} must lie in [1, {n}], the number of training images. "
+      "Choose a smaller batch_size."
+    )
+  if seed < 0:
+    raise UserError(f"seed={seed} must be at least 0.")
+  _check_divides(batch_size, sharding)
 
 
 def _check_divides(batch_size, sharding):

@@ -4,11 +4,13 @@ Source: Huang et al., "Deep Networks with Stochastic Depth".
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convnn_jax.errors import UserError
+from convnn_jax.errors import UserError, is_known
 from convnn_jax.layers.dropout import keep_mask
+from convnn_jax.layers.random_keys import random_key
 
 
 class DropPath(nn.Module):
@@ -17,20 +19,23 @@ class DropPath(nn.Module):
   Random numbers come from the rng stream "drop_path".
 
   Attributes:
-    rate: probability that an example's branch is left out, in [0, 1).
+    rate: probability that an example's branch is left out, in [0, 1); a scalar array in a loop over blocks.
   """
 
-  rate: float
+  rate: float | jax.Array
 
   @nn.compact
   def __call__(self, x, *, deterministic: bool):
-    if not 0 <= self.rate < 1:
+    if is_known(self.rate) and not 0 <= self.rate < 1:
       raise UserError(f"drop_path_rate={self.rate} must lie in [0, 1).")
-    if deterministic or self.rate == 0:
+    if deterministic or (is_known(self.rate) and self.rate == 0):
       return x
-    mask = keep_mask(self.make_rng("drop_path"), (x.shape[0],), self.rate)
+    rate = jnp.asarray(
+      self.rate, jnp.float32
+    )  # also where it is known: blocks in a loop get it as such an array
+    mask = keep_mask(random_key(self, "drop_path"), (x.shape[0],), rate)
     mask = mask.reshape(-1, *(1,) * (x.ndim - 1))
-    return jnp.where(mask, x / (1 - self.rate), 0).astype(x.dtype)
+    return jnp.where(mask, x / (1 - rate), 0).astype(x.dtype)
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:

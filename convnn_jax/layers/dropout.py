@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from convnn_jax.errors import UserError
+from convnn_jax.errors import UserError, is_known
+from convnn_jax.layers.random_keys import random_key
 
 
-def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
+def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float | jax.Array) -> jax.Array:
   """Boolean mask of `shape`, each element True with probability 1 - rate.
 
   Two rounds of multiply and xor-shift (the finaliser of MurmurHash3) over the element index mixed with both
@@ -30,7 +31,9 @@ def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
   x = x ^ words[-1]
   x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE3D)
   x = x ^ (x >> 16)
-  return x >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+  if is_known(rate):
+    return x >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+  return x >= (rate * jnp.float32(2**32)).astype(jnp.uint32)  # exact: 2**32 is a power of two
 
 
 class Dropout(nn.Module):
@@ -48,5 +51,5 @@ class Dropout(nn.Module):
       raise UserError(f"dropout_rate={self.rate} must lie in [0, 1).")
     if deterministic or self.rate == 0:
       return x
-    mask = keep_mask(self.make_rng("dropout"), x.shape, self.rate)
+    mask = keep_mask(random_key(self, "dropout"), x.shape, self.rate)
     return jnp.where(mask, x / (1 - self.rate), 0).astype(x.dtype)

@@ -22,6 +22,7 @@ from convnn_jax.layers.mlp import Mlp
 from convnn_jax.layers.norm import layer_norm
 from convnn_jax.layers.pooling import SequencePooling
 from convnn_jax.layers.pos_embed import PositionEmbedding
+from convnn_jax.models.layer_loop import apply_blocks
 
 TOKENIZERS = ("convolution", "patches")
 POOLINGS = ("sequence", "cls", "mean")
@@ -102,6 +103,7 @@ class CCT(nn.Module):
     drop_path_rate: stochastic depth of the last block; it grows evenly from 0 at the first.
     position_embedding: "learned" (standard deviation 0.2), "sincos" or "none".
     pooling: "sequence" (learned weighted mean), "cls" (a class token in front, which is read out) or "mean".
+    scan_layers: how the blocks run: "auto", "dots", "full" or "unrolled", see models/layer_loop.py.
     dtype: compute dtype; parameters, norms, scores and logits stay float32.
   """
 
@@ -121,6 +123,7 @@ class CCT(nn.Module):
   drop_path_rate: float = 0.1
   position_embedding: str = "learned"
   pooling: str = "sequence"
+  scan_layers: str = "auto"
   dtype: Any = None
 
   @nn.compact
@@ -135,10 +138,11 @@ class CCT(nn.Module):
       x = jnp.concatenate([token, x], axis=1)
     x = PositionEmbedding(self.position_embedding, std=0.2, name="position_embedding")(x)
     x = Dropout(self.dropout_rate)(x, deterministic=not train)
-    for layer, rate in enumerate(drop_path_rates(self.drop_path_rate, self.depth)):
-      x = CompactBlock(
-        self.attention, self.mlp_dim, self.dropout_rate, rate, dtype=self.dtype, name=f"block_{layer}"
-      )(x, train=train, grid=grid)
+    block = dict(
+      attention=self.attention, mlp_dim=self.mlp_dim, dropout_rate=self.dropout_rate, dtype=self.dtype
+    )
+    blocks = [block | dict(drop_path_rate=rate) for rate in drop_path_rates(self.drop_path_rate, self.depth)]
+    x = apply_blocks(self, CompactBlock, blocks, x, scan_layers=self.scan_layers, train=train, grid=grid)
     x = self._pool(layer_norm("final_norm", self.dtype)(x))
     logits = dense(self.num_classes, self.width, bias=True, name="head", dtype=self.dtype, init="normal")(x)
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -21,6 +21,7 @@ from convnn_jax.layers.norm import layer_norm
 from convnn_jax.layers.patch_merging import PatchMerging, pad_grid
 from convnn_jax.layers.pos_embed import PositionEmbedding
 from convnn_jax.layers.tokenizer import PatchEmbedding
+from convnn_jax.models.layer_loop import apply_blocks
 from convnn_jax.models.swin_block import SwinBlock
 from convnn_jax.ops.windows import pair
 
@@ -59,6 +60,7 @@ class Swin(nn.Module):
     mask_value: added to the scores of tokens that are not adjacent; -100 as published.
     dropout_rate: after patches, attention, and in and after the MLPs.
     drop_path_rate: of the last block; rises evenly from 0 at the first.
+    scan_layers: how the blocks of a stage run: "auto", "dots", "full" or "unrolled", see models/layer_loop.py.
     dtype: compute dtype; parameters, norms, scores and logits stay float32.
   """
 
@@ -79,6 +81,7 @@ class Swin(nn.Module):
   mask_value: float = -100.0
   dropout_rate: float = 0.0
   drop_path_rate: float = 0.1
+  scan_layers: str = "auto"
   dtype: Any = None
 
   # Its attention may have fields with a value per stage.
@@ -124,7 +127,9 @@ class Swin(nn.Module):
       block["spatial_mlp"] = dict(name="spatial_mlp", num_heads=spec.get("num_heads", 1))
     last = stage == len(self.depths) - 1
     pre_mlp_ratio = self.mlp_ratio if self.pre_mlp == "stage" else 0.0
-    return SwinStage(block, tuple(rates), pre_mlp_ratio, merge=not last, name=f"stage_{stage}")
+    return SwinStage(
+      block, tuple(rates), pre_mlp_ratio, merge=not last, scan_layers=self.scan_layers, name=f"stage_{stage}"
+    )
 
   def _check(self):
     if self.attention is None:
@@ -148,12 +153,14 @@ class SwinStage(nn.Module):
     drop_path_rates: one per block.
     pre_mlp_ratio: of the MLP in front of the blocks; 0 = none.
     merge: whether the grid is halved at the end.
+    scan_layers: see models/layer_loop.py.
   """
 
   block: Mapping[str, Any]
   drop_path_rates: tuple[float, ...]
   pre_mlp_ratio: float = 0.0
   merge: bool = True
+  scan_layers: str = "auto"
 
   @nn.compact
   def __call__(self, x, *, train: bool):
@@ -163,9 +170,11 @@ class SwinStage(nn.Module):
       y = _pre_mlp(x, self.pre_mlp_ratio, common["dropout_rate"], train, common["dtype"])
       x = x + DropPath(rate)(y, deterministic=not train)
     half = tuple(side // 2 for side in common["window"])
-    for index, rate in enumerate(self.drop_path_rates):
-      shift = half if index % 2 else (0, 0)
-      x = SwinBlock(**common, shift=shift, drop_path_rate=rate, name=f"block_{index}")(x, train=train)
+    blocks = [
+      common | dict(shift=half if index % 2 else (0, 0), drop_path_rate=rate)
+      for index, rate in enumerate(self.drop_path_rates)
+    ]
+    x = apply_blocks(self, SwinBlock, blocks, x, scan_layers=self.scan_layers, train=train)
     if not self.merge:
       return x
     if common["padding"] == "window":

@@ -19,6 +19,7 @@ from convnn_jax.layers.norm import layer_norm
 from convnn_jax.layers.pos_embed import PositionEmbedding
 from convnn_jax.layers.tokenizer import PatchEmbedding, patch_sides
 from convnn_jax.models.encoder import EncoderBlock
+from convnn_jax.models.layer_loop import apply_blocks
 from convnn_jax.models.readout import POOLINGS, QueryPooling
 
 FINAL_NORMS = ("none", "layer_norm", "after_pooling")
@@ -49,6 +50,7 @@ class ViT(nn.Module):
       1e-12 (Hugging Face).
     activation: of the MLPs: "gelu" (exact; timm, Hugging Face), "gelu_tanh" (its approximation, in the published JAX
       code) or "relu".
+    scan_layers: how the blocks run: "auto", "dots", "full" or "unrolled", see models/layer_loop.py.
     dtype: compute dtype; parameters, norms, scores and logits stay float32.
   """
 
@@ -69,22 +71,23 @@ class ViT(nn.Module):
   final_norm: str = "none"
   norm_epsilon: float = 1e-5
   activation: str = "gelu"
+  scan_layers: str = "auto"
   dtype: Any = None
 
   @nn.compact
   def __call__(self, images, *, train: bool):
     self._check()
     x, grid = self._embed(images, train)
-    for layer in range(self.depth):
-      x = EncoderBlock(
-        self.attention,
-        self.mlp_dim,
-        self.dropout_rate,
-        norm_epsilon=self.norm_epsilon,
-        activation=self.activation,
-        dtype=self.dtype,
-        name=f"block_{layer}",
-      )(x, train=train, grid=grid)
+    block = dict(
+      attention=self.attention,
+      mlp_dim=self.mlp_dim,
+      dropout_rate=self.dropout_rate,
+      norm_epsilon=self.norm_epsilon,
+      activation=self.activation,
+      dtype=self.dtype,
+    )
+    blocks = [block] * self.depth
+    x = apply_blocks(self, EncoderBlock, blocks, x, scan_layers=self.scan_layers, train=train, grid=grid)
     if self.final_norm == "layer_norm":
       x = layer_norm("final_norm", self.dtype, epsilon=self.norm_epsilon)(x)
     pooled = self._pool(x, train)

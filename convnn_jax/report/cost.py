@@ -103,10 +103,11 @@ def _batches(text: str) -> list[int]:
 
 
 def _prepare(config, batches):
-  """(config, pieces) on one device, whatever the config's mesh; accumulation is left out."""
+  """(config, pieces) on one device, whatever the config's mesh; accumulation and chunks of steps are left out."""
   with config.unlocked():
     config.mesh.update(data=-1, fsdp=1, tensor=1)
     config.optimizer.accumulate = 1
+    config.steps_per_call = 1
     config.batch_size = jax.device_count()
   return config, assemble(config)
 

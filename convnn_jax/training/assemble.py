@@ -76,6 +76,11 @@ def assemble(config: ConfigDict) -> Pieces:
       f"config.batch_size={config.batch_size} must be at most {info.num_train}, the training images of {info.name}."
     )
   _check_pairs(config)
+  if config.steps_per_call > 1 and info.storage != "memory":
+    raise UserError(
+      f"config.steps_per_call={config.steps_per_call} needs images that lie on the device; '{info.name}' is read from"
+      " disk in batches. Use steps_per_call=1."
+    )
   num_steps = steps_per_epoch * config.num_epochs
   make_loss(config.loss)  # its words are checked here
   model, optimizer, schedule = build(config, info, steps_per_epoch, num_steps)

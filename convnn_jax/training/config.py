@@ -24,8 +24,8 @@ from convnn_jax.errors import UserError, unknown_name
 from convnn_jax.models import model_class
 from convnn_jax.training import config_file
 
-# Where the data lie does not change what is computed: a run may be moved.
-_MAY_DIFFER = {"data.data_dir"}
+# Where the data lie does not change what is computed: a run may be moved. Nor does how it is computed.
+_MAY_DIFFER = {"data.data_dir", "steps_per_call", "model.scan_layers"}
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -278,6 +278,7 @@ def validate(config: ConfigDict) -> None:
     "checkpoint_every": 0,
     "keep_checkpoints": 1,
     "max_skipped_updates": 1,
+    "steps_per_call": 1,
     "seed": 0,
   }
   for field, least in at_least.items():

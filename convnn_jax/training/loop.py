@@ -8,7 +8,7 @@ import time
 import jax
 
 from convnn_jax import data
-from convnn_jax.training import init_from, report_lines, sharding, summary
+from convnn_jax.training import chunks, init_from, report_lines, sharding, summary
 from convnn_jax.training import workdir as workdir_lib
 from convnn_jax.training.assemble import Pieces, assemble
 from convnn_jax.training.checkpoint import Checkpoints
@@ -64,34 +64,33 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
 
     # 3. Steps. The step number alone decides data order, augmentation and dropout, so a resumed run ends bit
     #    for bit where the uninterrupted one ends (tests/test_commands.py).
-    window = []  # metrics of the steps since the device was last waited for
+    window = []  # (steps, metrics) since the device was last waited for
     spent_before = record.seconds
     # Simulated devices share few threads: steps in flight can wait for one another's sums for ever.
     one_at_a_time = jax.default_backend() == "cpu" and jax.device_count() > 1
-    batches = data.train_batches(
-      dataset.train, seed=config.seed, batch_size=config.batch_size, start_step=start, sharding=by_batch
-    )
+    profiler = Profiler(folder / "profile", start, profile_steps)
+    plan, batches = _steps_and_batches(config, pieces, dataset.train, by_batch, start, profiler.ends)
     update, batches = _compile(make_update(pieces, config), state, resident, batches)
-    with (
-      Progress(start, total, config.batch_size) as progress,
-      Writer(folder, start) as log,
-      Profiler(folder / "profile", start, profile_steps) as profiler,
-    ):
-      for step, batch in zip(range(start + 1, total + 1), batches, strict=False):
-        profiler.before(step)
+    with Progress(start, total, config.batch_size) as progress, Writer(folder, start) as log, profiler:
+      for steps, batch in zip(
+        plan, batches, strict=False
+      ):  # a range of one step, unless config.steps_per_call > 1
+        profiler.before(steps[0])
         state, metrics = update(state, resident, batch)
         if one_at_a_time:
           jax.block_until_ready(metrics)
-        profiler.after(step, metrics)
-        window.append(metrics)
-        progress.step()
+        profiler.after(step := steps[-1], metrics)
+        window.append((steps, metrics))
+        progress.step(len(steps))
 
         due = lambda every, step=step: step % (every or pieces.steps_per_epoch) == 0 or step == total
         evaluating, logging = due(config.eval_every), due(config.log_every)
-        stopping = interruption.agreed(step, checkpoints) and step < total
+        # Step by step: several processes agree on the number of one.
+        stopping = any(interruption.agreed(each, checkpoints) for each in steps) and step < total
         saving = due(config.checkpoint_every) or stopping
         if logging or evaluating or saving:
-          newest, warnings = record.take_in(window, config.max_skipped_updates)
+          newest, warnings = record.take_in(chunks.by_step(window), config.max_skipped_updates)
+          window.clear()
           progress.mark(newest)
           _print(warnings)
           log.write(step, "train", newest)
@@ -138,8 +137,23 @@ def restore_or_create(pieces: Pieces, checkpoints: Checkpoints, start_from=None)
 def make_update(pieces: Pieces, config):
   """The jitted update; the old state's memory is given to the new one."""
   step = make_train_step(pieces.model, pieces.optimizer, pieces.schedule, config, pieces.info)
+  if config.steps_per_call > 1:
+    step = chunks.several(step)
   layout = jax.tree.map(lambda leaf: leaf.sharding, pieces.state_shapes)
   return jax.jit(step, donate_argnums=0, out_shardings=(layout, sharding.replicated(pieces.mesh)))
+
+
+def _steps_and_batches(config, pieces: Pieces, split, by_batch, start: int, ends):
+  """Ranges of steps, one per call of the update, and what the update takes for each."""
+  common = dict(seed=config.seed, batch_size=config.batch_size, sharding=by_batch)
+  if config.steps_per_call == 1:
+    plan = (range(step, step + 1) for step in range(start + 1, pieces.num_steps + 1))
+    return plan, data.train_batches(split, start_step=start, **common)
+  every = (config.log_every, config.eval_every, config.checkpoint_every)
+  periods = [number or pieces.steps_per_epoch for number in every]
+  plan = list(chunks.plan(start, pieces.num_steps, config.steps_per_call, periods, ends))
+  ranges = plan or [range(start, start + 1)]  # of a run that lacks its result only
+  return plan, data.train_chunks(split, chunks=ranges, size=max(map(len, ranges)), **common)
 
 
 def _compile(update, state, resident, batches):

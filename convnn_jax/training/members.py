@@ -101,6 +101,10 @@ class Members:
     }
     if configs[0].init_from:
       raise UserError("--vmap trains from new parameters only; leave out --vmap or config.init_from.")
+    if configs[0].steps_per_call > 1:
+      raise UserError(
+        f"--vmap trains step by step: config.steps_per_call={configs[0].steps_per_call} must be 1 with it."
+      )
     # Members are independent: whole members go to devices, nothing is summed over them.
     count = max(d for d in range(1, jax.device_count() + 1) if self.size % d == 0)
     auto = (jax.sharding.AxisType.Auto,)

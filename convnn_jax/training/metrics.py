@@ -107,10 +107,10 @@ class Progress:
     self.seconds = 0.0  # of training so far
     self._step_seconds: list[float] = []  # mean step of each interval
 
-  def step(self) -> None:
-    """Counts a step that was sent to the device."""
-    self._done += 1
-    self._bar.update()
+  def step(self, count: int = 1) -> None:
+    """Counts steps that were sent to the device."""
+    self._done += count
+    self._bar.update(count)
 
   def mark(self, newest: dict[str, float]) -> None:
     """The device has finished all steps so far; `newest` holds the last one's loss and top1."""

@@ -16,6 +16,11 @@ class Profiler:
     self._last = self._first + num_steps - 1
     self._tracing = False
 
+  @property
+  def ends(self) -> tuple[int, ...]:
+    """Steps with which a chunk of steps must end, so that the trace begins and ends between chunks."""
+    return (self._first - 1, self._last) if self._last >= self._first else ()
+
   def before(self, step: int) -> None:
     """Call before the step is sent to the device."""
     if step == self._first <= self._last:

@@ -18,6 +18,7 @@ def fit_mesh(config) -> None:
     # The batch of training has no part in evaluation, but has to fit the mesh.
     config.batch_size = jax.device_count()
     config.optimizer.accumulate = 1
+    config.steps_per_call = 1
 
 
 def restore_variables(folder: epath.Path, pieces: Pieces, step: int | str = "last"):
