@@ -26,21 +26,54 @@ def _sum_to_one(values):
   return values / jnp.where(jnp.abs(total) < 1e-12, 1e-12, total)
 
 
+@jax.custom_vjp
+def _softmax(values, temperature):
+  """Softmax of values / temperature, 0 at hidden ones; keeps its result for the backward pass and nothing else."""
+  hidden = values <= hidden_score(values.dtype) / 2
+  return jnp.where(hidden, 0.0, jax.nn.softmax(jnp.where(hidden, values, values / temperature), axis=-1))
+
+
+def _softmax_forward(values, temperature):
+  weights = _softmax(values, temperature)
+  return weights, (weights, temperature)
+
+
+def _softmax_backward(saved, cotangent):
+  weights, temperature = saved
+  to_quotient = weights * (cotangent - jnp.sum(weights * cotangent, axis=-1, keepdims=True))
+  # The quotient is the logarithm of the weights and a constant, to which the sum of to_quotient, 0, is blind.
+  logarithm = jnp.log(jnp.where(weights > 0, weights, 1.0))
+  to_temperature = -jnp.sum(to_quotient * logarithm) / temperature
+  return to_quotient / temperature, jnp.asarray(to_temperature, jnp.result_type(temperature))
+
+
+_softmax.defvjp(_softmax_forward, _softmax_backward)
+
+
 def _closeness(values, similarity):
   if similarity == "euclidean":
     return 1.0 / (1e-8 - values)
   return -values if similarity == "distance" else values
 
 
+def _hidden_are_zero(weigh):
+  def weights(values, similarity, temperature):
+    del temperature
+    hidden = values <= hidden_score(values.dtype) / 2
+    return jnp.where(hidden, 0.0, weigh(jnp.where(hidden, 0.0, values), similarity))
+
+  return weights
+
+
 WEIGHTINGS = {
   # softmax over the k values
-  "softmax": lambda values, similarity: jax.nn.softmax(values, axis=-1),
+  "softmax": lambda values, similarity, temperature: _softmax(values, jnp.asarray(temperature, values.dtype)),
   # the similarities themselves; for distances 1 / (distance + 1e-8)
-  "similarity": _closeness,
+  "similarity": _hidden_are_zero(_closeness),
   # the scores were a softmax over the whole row already (see attention/convnn.py)
-  "full_softmax": lambda values, similarity: values,
+  "full_softmax": _hidden_are_zero(lambda values, similarity: values),
   # similarities divided by their sum
-  "sum": lambda values, similarity: _sum_to_one(_closeness(values, similarity)),
+  "sum": _hidden_are_zero(lambda values, similarity: _sum_to_one(_closeness(values, similarity))),
 }
 
 
@@ -57,11 +90,7 @@ def neighbor_weights(values, *, weighting="softmax", similarity="dot", temperatu
   Returns:
     [b h n k].
   """
-  weigh = choose("weighting", weighting, WEIGHTINGS)
-  hidden = values <= hidden_score(values.dtype) / 2
-  if weighting == "softmax":
-    return jnp.where(hidden, 0.0, weigh(jnp.where(hidden, values, values / temperature), similarity))
-  return jnp.where(hidden, 0.0, weigh(jnp.where(hidden, 0.0, values), similarity))
+  return choose("weighting", weighting, WEIGHTINGS)(values, similarity, temperature)
 
 
 def _gather_rows(values, index):
@@ -164,20 +193,13 @@ _aggregate.defvjp(_aggregate_forward, _aggregate_backward)
 
 
 def _reference(value, index, weights, kernel):
-  """The definition: all neighbours of a token side by side [b h n k d], and a convolution of stride k over them."""
-  b, h, n, k = index.shape
-  d = value.shape[-1]
+  """The definition: all neighbours of a token side by side, [b h n k d], and one product with the kernel.
+
+  No convolution of stride k, although that is the same: on a mesh with an axis that does not cut it, XLA's partitioner
+  gives a multiple of its kernel's gradient (jax 0.10.2).
+  """
   neighbors = jnp.take_along_axis(value[:, :, None], index[..., None], axis=3) * weights[..., None]
-  depthwise = kernel.ndim == 2
-  out = lax.conv_general_dilated(
-    neighbors.reshape(b * h, n * k, d),
-    kernel[:, None] if depthwise else kernel,
-    window_strides=(k,),
-    padding="VALID",
-    dimension_numbers=("NHC", "HIO", "NHC"),
-    feature_group_count=d if depthwise else 1,
-  )
-  return out.reshape(b, h, n, -1)
+  return jnp.einsum("bhnkd,kd->bhnd" if kernel.ndim == 2 else "bhnkd,kde->bhne", neighbors, kernel)
 
 
 def _automatic(*arguments):
@@ -187,7 +209,7 @@ def _automatic(*arguments):
 IMPLEMENTATIONS = {
   # "gather", measured on a CPU (benchmarks/results) and not yet on a GPU; on a TPU "onehot", not yet measured
   "auto": _automatic,
-  # what the words mean: everything gathered, then a convolution
+  # what the words mean: everything gathered, then convolved
   "reference": _reference,
   # one rank after the other, rows copied and added
   "gather": functools.partial(_aggregate, "gather"),

@@ -15,7 +15,7 @@ def rowwise(function: Callable, rule: str, whole: tuple[str, ...]) -> Callable:
     rule: dimensions of arguments and results by name, leading ones as "...": "... m -> ... k, ... k".
     whole: the names that must not be cut; all others may be.
   """
-  local = custom_partitioning(function)
+  local = custom_partitioning(lambda *arguments: function(*arguments))  # which needs no names of arguments
 
   def partition(mesh, arguments, results):
     shardings = lambda tree: jax.tree.map(lambda x: x.sharding, tree)

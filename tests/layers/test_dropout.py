@@ -68,11 +68,15 @@ def test_steps_and_layers_are_independent():
       assert _unrelated(a, b)
 
 
-def test_keys_made_one_after_another_give_unrelated_masks():
+def test_keys_that_differ_in_little_give_unrelated_masks():
   key = jax.random.key(0)
-  made = [jax.random.key(seed) for seed in range(3)] + [jax.random.fold_in(key, i) for i in range(5)]
-  made += list(jax.random.split(key, 4))
-  signs = [np.where(np.asarray(mask(key, (SIZE,), 0.5)), 1.0, -1.0) for key in made]
+  made = [jax.random.key(seed) for seed in range(4)] + [jax.random.fold_in(key, i) for i in range(4)]
+  for word, bit in ((0, 0), (0, 31), (1, 0), (1, 15), (1, 31)):
+    words = np.zeros(2, np.uint32)
+    words[word] = np.uint32(1 << bit)
+    made.append(jax.random.wrap_key_data(jnp.asarray(words)))
+  different = {tuple(np.asarray(jax.random.key_data(key)).tolist()): key for key in made}
+  signs = [np.where(np.asarray(mask(key, (SIZE,), 0.5)), 1.0, -1.0) for key in different.values()]
   for i, a in enumerate(signs):
     for b in signs[:i]:
       assert _unrelated(a, b)
