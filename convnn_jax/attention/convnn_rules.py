@@ -27,15 +27,14 @@ def check(spec, context):
   _check_kernel(spec)
   if spec.candidates not in CANDIDATES:
     raise unknown_name("candidates", spec.candidates, CANDIDATES)
-  for quirk in spec.quirks:
-    if quirk not in QUIRKS:
-      raise unknown_name("quirk", quirk, QUIRKS)
-  if "distance_weights" in spec.quirks and spec.similarity != "euclidean":
-    raise UserError(
-      f"The quirk 'distance_weights' needs similarity='euclidean', not '{spec.similarity}'; leave it out."
-    )
+  _check_quirks(spec)
   if is_known(spec.temperature) and spec.temperature < 1e-6:  # smaller ones overflow in float32
     raise UserError(f"temperature={spec.temperature} must be at least 1e-6.")
+  if is_known(spec.temperature) and spec.temperature != 1 and "softmax" not in spec.weighting:
+    raise UserError(
+      f"temperature={spec.temperature} has no effect with weighting='{spec.weighting}', which takes no softmax;"
+      " leave it out, or use weighting='softmax' or 'full_softmax'."
+    )
   if spec.value_features < 0:
     raise UserError(f"value_features={spec.value_features} must be at least 0 (0 = the full width).")
   narrow_values_fit = (
@@ -70,6 +69,26 @@ def _check_kernel(spec):
   if spec.convolution == "standard" or "self_fill" in spec.quirks:
     what = "convolution='standard'" if spec.convolution == "standard" else "The quirk 'self_fill'"
     raise UserError(f"{what} is not in the kernel of implementation='pallas'; use implementation='auto'.")
+
+
+def _check_quirks(spec):
+  """Each of them is known, and has something to act on."""
+  sampled = spec.candidates != "all"
+  needs = {
+    "distance_weights": (spec.similarity == "euclidean", "similarity='euclidean'"),
+    "weak_self_mask": (sampled, "sampled candidates"),
+    "rank_coordinates": (sampled, "sampled candidates"),
+    "self_fill": (not sampled, "candidates='all'"),
+  }
+  for quirk in spec.quirks:
+    if quirk not in QUIRKS:
+      raise unknown_name("quirk", quirk, QUIRKS)
+    fits, what = needs.get(quirk, (True, ""))
+    if not fits:
+      raise UserError(
+        f"The quirk '{quirk}' needs {what}; it has no effect with similarity='{spec.similarity}' and"
+        f" candidates='{spec.candidates}'. Leave it out."
+      )
 
 
 def _check_positions(spec):
