@@ -74,8 +74,8 @@ def _saved_bytes(contender: Compiled) -> int:
   """What the forward pass of `convnn` hands to the backward pass besides its arguments; each array once."""
   _, *arguments = contender.arguments
   jaxpr = jax.make_jaxpr(lambda *a: jax.vjp(convnn, *a)[1])(*arguments).jaxpr
-  saved = {variable for variable in jaxpr.outvars if variable not in jaxpr.invars}
-  return sum(v.aval.size * v.aval.dtype.itemsize for v in saved if hasattr(v.aval, "shape"))
+  saved = {id(v): v.aval for v in jaxpr.outvars if v not in jaxpr.invars}
+  return sum(array.size * array.dtype.itemsize for array in saved.values())
 
 
 def _saved_over_neighbors(contender: Compiled) -> float:

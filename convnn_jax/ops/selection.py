@@ -9,17 +9,19 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from convnn_jax.errors import UserError, choose
 from convnn_jax.ops.partition import rowwise
 from convnn_jax.shapes import check_shapes
 
+SAVED_NAME = "neighbors"
 # Up to these sizes k passes over a row are faster than lax.top_k (benchmarks/results, CPU).
 _MAX_PASSES = 32
 _MAX_CANDIDATES = 1024
 # Scores that are compared with one instruction. A compiler may not reorder the additions or comparisons of a row of
 # floats, so that a plain row maximum takes one score at a time.
-_LANES = 16
+_LANES = 32
 
 
 def hidden_score(dtype) -> float:
@@ -28,9 +30,9 @@ def hidden_score(dtype) -> float:
 
 
 def _in_lanes(row):
-  """[... m] -> its groups of _LANES neighbouring entries, each [... 16], with their places [1 ... 16].
+  """[... m] -> its groups of _LANES neighbouring entries, each [... 32], with their places [1 ... 32].
 
-  The last group overlaps the one before where 16 does not divide m; no copy of the row is made.
+  The last group overlaps the one before where 32 does not divide m; no copy of the row is made.
   """
   m = row.shape[-1]
   width = min(_LANES, m)
@@ -41,7 +43,7 @@ def _in_lanes(row):
 
 
 def _top_k_by_lanes(scores, k):
-  """k passes, each for the best score behind the one before; scores are only read, 16 at a time."""
+  """k passes, each for the best score behind the one before; scores are only read, 32 at a time."""
   groups = _in_lanes(scores)
 
   def following(last, _):
@@ -121,7 +123,8 @@ def _select(scores, k, method):
 
 
 def _select_forward(scores, k, method):
-  values, index = _select(scores, k, method)
+  # A name by which rematerialised layers can keep them instead of selecting twice.
+  values, index = (checkpoint_name(x, SAVED_NAME) for x in _select(scores, k, method))
   # The empty array carries the row length, which the index alone does not tell.
   return (values, index), (index, jnp.zeros((scores.shape[-1], 0)))
 
