@@ -21,7 +21,7 @@ _MAX_PASSES = 32
 _MAX_CANDIDATES = 1024
 # Scores that are compared with one instruction. A compiler may not reorder the additions or comparisons of a row of
 # floats, so that a plain row maximum takes one score at a time.
-_LANES = 32
+_LANES = 16
 
 
 def hidden_score(dtype) -> float:
@@ -30,9 +30,9 @@ def hidden_score(dtype) -> float:
 
 
 def _in_lanes(row):
-  """[... m] -> its groups of _LANES neighbouring entries, each [... 32], with their places [1 ... 32].
+  """[... m] -> its groups of _LANES neighbouring entries, each [... 16], with their places [1 ... 16].
 
-  The last group overlaps the one before where 32 does not divide m; no copy of the row is made.
+  The last group overlaps the one before where 16 does not divide m; no copy of the row is made.
   """
   m = row.shape[-1]
   width = min(_LANES, m)
@@ -43,7 +43,7 @@ def _in_lanes(row):
 
 
 def _top_k_by_lanes(scores, k):
-  """k passes, each for the best score behind the one before; scores are only read, 32 at a time."""
+  """k passes, each for the best score behind the one before; scores are only read, 16 at a time."""
   groups = _in_lanes(scores)
 
   def following(last, _):
