@@ -233,7 +233,7 @@ def over_layers(rows: list[dict]):
   figure, axes = figures.new_figure(1, 3, width=4.4, height=3.4)
   runs = list(dict.fromkeys(row["run"] for row in rows))
   for axis, (key, (title, alike)) in zip(axes[0], OVER_LAYERS.items(), strict=True):
-    top = 1.0
+    top = 1.0 if key == "entropy" else 0.2
     for number, run in enumerate(runs):
       here = [row for row in rows if row["run"] == run and row[key] is not None]
       if not here:
@@ -243,7 +243,7 @@ def over_layers(rows: list[dict]):
       axis.plot(*_means(here, key), "-", color=f"C{number}", label=run)
       level = [row | {"alike": alike(row["uniform"])} for row in here if row["uniform"] is not None]
       axis.plot(*_means(level, "alike"), "--", color=f"C{number}", lw=1, alpha=0.8)
-      top = max(top, *(row[key] for row in here))
+      top = max(top, *(row[key] for row in here), *(row["alike"] for row in level))
     axis.set_ylim(0, 1.05 * top)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel("layer", fontsize=9)
