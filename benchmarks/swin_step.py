@@ -7,7 +7,8 @@
 Forward, backward and AdamW on random images that lie ready, drop path on, random weights. Both steps return the loss.
 PyTorch lives in a process of its own, which stays alive and waits while ours runs; one step of each per round, after
 two rounds to warm up. Prints medians, minima, their ratios (ours over PyTorch's) and a last line of JSON. The run is
-"noisy", and to be repeated, where a median is more than 1.5 times its minimum.
+"noisy", and to be repeated, where a median is more than 1.5 times its minimum, or where other processes took more than a
+tenth of the machine's time: threads of PyTorch that lose a core wait for each other, which flatters us.
 """
 
 import importlib.util
@@ -32,6 +33,7 @@ from convnn_jax.training import workdir
 
 WARM_UP = 2
 NOISY = 1.5
+BUSY = 0.1
 # Threads of either library wait in a loop for a while after their work; they shall be idle when the other one runs.
 PAUSE = 0.2
 CLASSES = 1000
@@ -43,7 +45,7 @@ class Ours:
 
   Attributes:
     num_params: of the model.
-    seconds: of each call of `step`.
+    seconds, cpu_seconds: of each call of `step`; the second summed over threads.
   """
 
   def __init__(self, preset: str, batch: int):
@@ -75,12 +77,14 @@ class Ours:
     self.compile_seconds = time.perf_counter() - start
     self.temp_bytes = self._update.memory_analysis().temp_size_in_bytes
     self.seconds: list[float] = []
+    self.cpu_seconds: list[float] = []
 
   def step(self) -> None:
     """One update, awaited and timed."""
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     *state, loss = jax.block_until_ready(self._update(*self._state, *self._batch))
     self.seconds.append(time.perf_counter() - start)
+    self.cpu_seconds.append(time.process_time() - cpu_start)
     self._state = tuple(state)
     if not np.isfinite(loss):
       raise RuntimeError(f"Our loss is {loss}.")
@@ -91,7 +95,7 @@ class Peer:
 
   Attributes:
     about: what it says of itself: num_params, versions, threads.
-    seconds: of each call of `step`.
+    seconds, cpu_seconds: of each call of `step`.
   """
 
   def __init__(self, preset: str, batch: int, python: str, threads: int):
@@ -112,12 +116,15 @@ class Peer:
     self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     self.about = self._answer()
     self.seconds: list[float] = []
+    self.cpu_seconds: list[float] = []
 
   def step(self) -> None:
     """One update, timed over there."""
     self._process.stdin.write("step\n")
     self._process.stdin.flush()
-    self.seconds.append(self._answer()["seconds"])
+    taken = self._answer()
+    self.seconds.append(taken["seconds"])
+    self.cpu_seconds.append(taken["cpu_seconds"])
 
   def close(self) -> None:
     """Ends the process."""
@@ -147,12 +154,16 @@ def main(argv: Sequence[str]) -> None:
   peer = Peer(args.preset, args.batch, args.peer_python, args.threads)
   if ours.num_params != peer.about["num_params"]:
     raise RuntimeError(f"Not the same model: {ours.num_params} and {peer.about['num_params']} parameters.")
-  for _ in range(WARM_UP + args.rounds):
+  for number in range(WARM_UP + args.rounds):
+    if number == WARM_UP:
+      begun = time.perf_counter(), busy_seconds()
     for contender in (ours, peer):
       contender.step()
       time.sleep(PAUSE)
+  passed, busy = time.perf_counter() - begun[0], busy_seconds() - begun[1]
   peer.close()
-  report(args, ours, peer)
+  used = sum(ours.cpu_seconds[WARM_UP:]) + sum(peer.cpu_seconds[WARM_UP:])
+  report(args, ours, peer, others=max(busy - used, 0.0) / (passed * os.cpu_count()))
 
 
 PRESETS = ("swin_tiny", "swin_small", "swin_base", "swin_nano")
@@ -178,12 +189,24 @@ def check_peer(python: str) -> None:
     )
 
 
-def report(args, ours: Ours, peer: Peer) -> None:
-  """Prints the table and the line of JSON."""
+def busy_seconds() -> float:
+  """CPU seconds of the whole machine since it started, those that a hypervisor took away too; NaN where unknown."""
+  try:
+    with open("/proc/stat") as lines:
+      user, nice, system, _, _, interrupt, soft, steal = map(int, lines.readline().split()[1:9])
+  except (OSError, ValueError):
+    return float("nan")
+  return (user + nice + system + interrupt + soft + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def report(args, ours: Ours, peer: Peer, others: float) -> None:
+  """Prints the table and the line of JSON; `others` is the share of the machine that other processes had."""
   samples = {"ours": ours.seconds[WARM_UP:], "pytorch": peer.seconds[WARM_UP:]}
   medians = {name: statistics.median(seconds) for name, seconds in samples.items()}
+  cpu = {"ours": ours.cpu_seconds[WARM_UP:], "pytorch": peer.cpu_seconds[WARM_UP:]}
   noisy = [name for name, seconds in samples.items() if medians[name] > NOISY * min(seconds)]
-  print(f"{'':<10}{'median ms':>11}{'min ms':>9}{'ratio of medians':>18}{'of minima':>11}")
+  noisy += ["other processes"] * (others > BUSY)
+  print(f"{'':<10}{'median ms':>11}{'min ms':>9}{'ratio of medians':>18}{'of minima':>11}{'CPU ms':>9}")
   for name, seconds in samples.items():
     ratios = medians[name] / medians["pytorch"], min(seconds) / min(samples["pytorch"])
     print(
@@ -195,6 +218,8 @@ def report(args, ours: Ours, peer: Peer) -> None:
     "ratio_of_medians": round(medians["ours"] / medians["pytorch"], 4),
     "ratio_of_minima": round(min(samples["ours"]) / min(samples["pytorch"]), 4),
     "samples_ms": {name: [round(1e3 * s, 1) for s in seconds] for name, seconds in samples.items()},
+    "cpu_ms": {name: [round(1e3 * s, 1) for s in seconds] for name, seconds in cpu.items()},
+    "others": round(others, 3),
     "noisy": noisy,
     "preset": args.preset,
     "batch": args.batch,

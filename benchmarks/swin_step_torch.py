@@ -42,10 +42,14 @@ def main() -> None:
   }
   print(json.dumps(about), file=answers, flush=True)
   for _ in sys.stdin:
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     loss = step()
-    seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "loss": loss}), file=answers, flush=True)
+    taken = {
+      "seconds": time.perf_counter() - start,
+      "cpu_seconds": time.process_time() - cpu_start,
+      "loss": loss,
+    }
+    print(json.dumps(taken), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -31,5 +31,7 @@ def test_both_take_steps_and_are_compared(capsys):
   samples = figures["samples_ms"]
   assert [len(samples[name]) for name in ("ours", "pytorch")] == [3, 3]
   middle = {name: sorted(values)[1] for name, values in samples.items()}
+  assert 0 <= figures["others"] <= 1
+  assert min(figures["cpu_ms"]["ours"] + figures["cpu_ms"]["pytorch"]) > 0
   assert figures["ratio_of_medians"] == pytest.approx(middle["ours"] / middle["pytorch"], rel=0.05)
   assert figures["num_params"] == figures["pytorch"]["num_params"]
