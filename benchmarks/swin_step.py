@@ -7,8 +7,8 @@
 Forward, backward and AdamW on random images that lie ready, drop path on, random weights. Both steps return the loss.
 PyTorch lives in a process of its own, which stays alive and waits while ours runs; one step of each per round, after
 two rounds to warm up. Prints medians, minima, their ratios (ours over PyTorch's) and a last line of JSON. The run is
-"noisy", and to be repeated, where a median is more than 1.5 times its minimum, or where other processes took more than a
-tenth of the machine's time: threads of PyTorch that lose a core wait for each other, which flatters us.
+"noisy", and to be repeated, where a median is more than 1.5 times its minimum, or where other processes took more than
+a tenth of the machine's time: threads of PyTorch that lose a core wait for each other, which flatters us.
 """
 
 import importlib.util
