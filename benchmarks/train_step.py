@@ -5,32 +5,37 @@
 
 One step of each config per round, interleaved, in one process; the first config is the yardstick. A step holds
 augmentation, forward, backward and update, dropout on, on resident random images. Prints medians, minima, the ratio of
-medians, temporary memory and compile time, and a last line of JSON.
+minima, temporary memory and compile time, and a last line of JSON.
 """
 
 import argparse
 import json
-import os
-import platform
-import statistics
 import time
 
 import jax
 import numpy as np
 
+from benchmarks import measure
 from convnn_jax.training import config as config_lib
-from convnn_jax.training import sharding, workdir
+from convnn_jax.training import sharding
 from convnn_jax.training.assemble import assemble
 from convnn_jax.training.loop import make_update
 
 
-class Contender:
-  """A compiled update with its state and a batch."""
+class TrainStep:
+  """A compiled update with its state and a batch.
 
-  def __init__(self, path: str, overrides: list[str]):
+  Attributes:
+    config: the resolved config.
+    num_params: trained values.
+    temp_bytes, compile_seconds: as of measure.Compiled; tracing counts as compiling.
+    copied_state: bytes of the new state that do not lie where the old one lay, over the bytes of the state.
+  """
+
+  def __init__(self, path: str, overrides=()):
     """Compiles the update of the config at `path`."""
     self.name = config_lib.name_of(path)
-    config = config_lib.load(path, overrides)
+    self.config = config = config_lib.load(path, list(overrides))
     pieces = assemble(config)
     by_batch = sharding.batch_sharding(pieces.mesh)
     everywhere = sharding.replicated(pieces.mesh)
@@ -41,20 +46,26 @@ class Contender:
     self._resident = jax.device_put({"image": images, "label": labels}, everywhere)
     self._batch = {"index": jax.device_put(np.arange(config.batch_size, dtype=np.int32), by_batch)}
     self._state = pieces.create_state()
-    start = time.perf_counter()
+    self.num_params = pieces.num_params
+    begun = time.perf_counter()
     lowered = make_update(pieces, config).lower(self._state, self._resident, self._batch)
     self._update = lowered.compile()
-    self.compile_seconds = time.perf_counter() - start
-    self.temp_bytes = self._update.memory_analysis().temp_size_in_bytes
-    self.seconds: list[float] = []
+    self.compile_seconds = time.perf_counter() - begun
+    memory = self._update.memory_analysis()
+    self.temp_bytes = memory.temp_size_in_bytes
+    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self._state))
+    self.copied_state = (memory.output_size_in_bytes - memory.alias_size_in_bytes) / state_bytes
 
-  def step(self, count: bool) -> None:
-    """One update, awaited; its time is noted if `count`."""
-    start = time.perf_counter()
+  def step(self) -> float:
+    """One update, awaited: its seconds."""
+    begun = time.perf_counter()
     self._state, metrics = self._update(self._state, self._resident, self._batch)
     jax.block_until_ready(metrics)
-    if count:
-      self.seconds.append(time.perf_counter() - start)
+    return time.perf_counter() - begun
+
+  def close(self) -> None:
+    """Frees state and program."""
+    self._state = self._update = self._resident = None
 
 
 def main() -> None:
@@ -65,29 +76,15 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=15)
   args, overrides = parser.parse_known_args()
   paths = args.config or ["configs/vit_softmax.py", "configs/convnn_k9.py"]
-  contenders = [Contender(path, [f"--config.batch_size={args.batch}", *overrides]) for path in paths]
-  for number in range(args.rounds + 2):  # two rounds to warm up
-    for contender in contenders:
-      contender.step(count=number >= 2)
-
-  medians = [statistics.median(c.seconds) for c in contenders]
-  print(f"{'config':<24}{'median ms':>11}{'min ms':>9}{'ratio':>8}{'temp MB':>9}{'compile s':>11}")
-  for contender, median in zip(contenders, medians, strict=True):
-    print(
-      f"{contender.name:<24}{1e3 * median:>11.1f}{1e3 * min(contender.seconds):>9.1f}{median / medians[0]:>8.2f}"
-      f"{contender.temp_bytes / 1e6:>9.0f}{contender.compile_seconds:>11.1f}"
-    )
-  figures = {
-    "ratios": {c.name: round(m / medians[0], 4) for c, m in zip(contenders, medians, strict=True)},
-    "samples_ms": {c.name: [round(1e3 * s, 2) for s in c.seconds] for c in contenders},
-    "temp_bytes": {c.name: c.temp_bytes for c in contenders},
-    "batch": args.batch,
-    "load_average": os.getloadavg()[0],
-    "processor": platform.processor() or platform.machine(),
-    "cores": os.cpu_count(),
-    **workdir.environment(),
-  }
-  print(json.dumps(figures))
+  contenders = {}
+  for path in paths:
+    contender = TrainStep(path, [f"--config.batch_size={args.batch}", *overrides])
+    contenders[contender.name] = contender
+  seconds = measure.interleave(contenders, args.rounds)
+  measure.print_side_by_side(contenders, seconds)
+  print(
+    json.dumps({"batch": args.batch, **measure.side_by_side(contenders, seconds), **measure.environment()})
+  )
 
 
 if __name__ == "__main__":

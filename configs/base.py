@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
   """The base config; an experiment changes what it is about and calls `with_data` last."""
   return ConfigDict(
     dict(
+      init_from="",  # parameters to start from: folder of a run or of a conversion; FOLDER:best, FOLDER:STEP
       seed=42,  # decides initial parameters, data order, augmentation, dropout, candidates
       batch_size=256,  # images per step, over all devices
       eval_batch_size=256,  # images per evaluation step, over all devices (rounded up to fit them)
@@ -69,6 +70,8 @@ def get_config() -> ConfigDict:
         pooling="cls",  # cls (class token), mean, mean_all (class token, too), query (learned ones cross-attend)
         num_queries=1,  # of pooling="query"
         final_norm="none",  # none, layer_norm, after_pooling
+        norm_epsilon=1e-5,  # of the norms in the blocks and of the final one; pretrained ViTs have 1e-6 or 1e-12
+        activation="gelu",  # of the MLPs: gelu (exact), gelu_tanh (its approximation), relu
         scan_layers="auto",  # blocks as one loop: auto, dots, full (least memory), or unrolled (docs/speed.md)
         attention=dict(name="softmax", num_heads=3, dropout_rate=0.1),  # replaced as a whole
       ),
@@ -145,11 +148,12 @@ def with_data(config: ConfigDict, preset: str = "cifar10", image_size: int = 0) 
   config.data.update(fields)
   config.data.data_dir = path
   if name == "digits":
-    _shrink(config)
+    shrink(config)
   return config
 
 
-def _shrink(config: ConfigDict) -> None:
+def shrink(config: ConfigDict) -> None:
+  """What a laptop trains in about a minute: the model, and a schedule for digits, in place."""
   config.batch_size = 32
   config.eval_batch_size = 360
   config.num_epochs = 25

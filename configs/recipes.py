@@ -127,6 +127,22 @@ def swin_finetune(config: ConfigDict) -> ConfigDict:
   return config
 
 
+def vit_finetune(config: ConfigDict) -> ConfigDict:
+  """Fine-tuning of the Vision Transformer (its paper, appendix B.1.1, and its code's `configs/common.py`).
+
+  SGD with momentum 0.9, batches of 512, a linear warm-up of 500 steps and a cosine to 0, gradients clipped at 1, no
+  weight decay, no dropout; pixels between -1 and 1. Lengths are those of CIFAR: 10,000 steps. The published images are
+  random boxes, flipped.
+  """
+  config.update(batch_size=512, num_epochs=100)
+  config.data.update(augment=("resized_crop", "flip"), crop_area=(0.05, 1.0), interpolation="bilinear")
+  config.data.normalization = "half"
+  config.loss.update(name="cross_entropy", label_smoothing=0.0)
+  _adamw(config, learning_rate=0.01, weight_decay=0.0, decay="kernels", clip_norm=1.0)
+  config.optimizer.update(name="sgd", momentum=0.9, warmup_epochs=5.0)
+  return config
+
+
 def _adamw(config: ConfigDict, **fields) -> None:
   """AdamW with a cosine, and every other field of the schedule at its plainest."""
   config.optimizer.update(

@@ -13,12 +13,12 @@ class UserError(ValueError):
   """
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-  """The error for `name` not being one of `known`, with the nearest legal name."""
+def unknown_name(kind: str, name: str, known: Iterable[str], meant: str = "") -> UserError:
+  """The error for `name` not being one of `known`, with `meant` or the nearest legal name as a hint."""
   known = sorted(known)
   # "lr" for learning_rate: initials are nearer than their spelling.
   initials = [k for k in known if "".join(word[:1] for word in k.split("_")) == name]
-  near = initials or difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+  near = [meant] if meant else initials or difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
   hint = f" Did you mean '{near[0]}'?" if near else ""
   return UserError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(known)}.")
 

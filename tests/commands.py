@@ -16,7 +16,7 @@ def start(script, *args, devices=1, **kwargs):
     "PYTHONUNBUFFERED": "1",
   }
   return subprocess.Popen(
-    [sys.executable, str(ROOT / script), *map(str, args)],
+    [sys.executable, *([str(ROOT / script)] if script.endswith(".py") else ["-m", script]), *map(str, args)],
     cwd=ROOT,
     env=env | kwargs.pop("env", {}),
     stdout=subprocess.PIPE,

@@ -11,6 +11,7 @@ import pytest
 
 from configs import base
 from convnn_jax.errors import UserError
+from convnn_jax.report.points import read_points
 from convnn_jax.training import config as config_lib
 from convnn_jax.training.assemble import assemble
 
@@ -38,6 +39,7 @@ NUM_PARAMS = {
   "branching_conv": 5_827_210,
   "cnn": 1_626_442,
   "conv1d": 9_027_466 - 444_672,
+  "cct": 3_760_139,
   "cct_2_3x2": 283_723,
   "convnn_k9": 5_500_042,
   "deepvit": 1_812_250 - (4097 - 5) * 128,
@@ -50,6 +52,8 @@ NUM_PARAMS = {
   "sot_entropy_sweep": 283_723,
   "sot_study": 283_723,
   "sparse": 5_479_306,
+  # ViT-B/16 has 86,567,656 with 1000 classes.
+  "vit_finetune": 86_567_656 - 990 * 769,
   "vit_softmax": 5_479_306,
   # Swin, with the 1000 classes of ImageNet.
   "swin_t": 28_288_354,
@@ -66,6 +70,7 @@ NUM_PARAMS = {
   "swin_nano_qkres": 3_048_694,
   "swin_nano_qkres_rpw": 3_048_694 + 49 * (2 * 2 + 2 * 4 + 6 * 8),
   "swin_nano_qkres_rpw_premlp": 3_070_402,
+  "swin_redundancy": 3_048_694,
   "swinv2_nano": 3_089_878,
   "swin_mlp_nano": 2_079_418,
   "swin_nano_convnn": 3_048_694 + 9 * (2 + 2 + 6) * 24 - 49 * 60 - 4 * (2 * 48 + 2 * 96 + 6 * 192),
@@ -135,6 +140,42 @@ def test_the_entropy_sweep_has_forty_values_and_three_seeds():
   words = [f"--config.{field}={value}" for field, value in points[-1].items()]
   config = config_lib.load("configs/sot_entropy_sweep.py:digits", words)
   assert (config.model.attention.regularization, config.seed) == (1.0, 2)
+
+
+@pytest.mark.parametrize("argument", ["digits", "fashion_mnist,small"])
+def test_the_study_of_redundancy_has_eight_variants_and_three_seeds(argument):
+  points = read_points(f"configs/swin_redundancy.py:{argument}", [])
+  assert [point.part for point in points] == ["points"] * 21 + ["baseline"] * 3
+  assert {point.config.seed for point in points} == {0, 1, 2}
+  additions = lambda c: (
+    c.model.norm_placement,
+    c.model.pre_mlp,
+    c.model.sw_mlp,
+    *_of_attention(c.model.attention),
+  )
+  assert [additions(point.config) for point in points[::3]] == [
+    ("pre", "none", "none", True, "none"),
+    ("pre", "none", "none", True, "table"),
+    ("pre", "stem", "none", True, "table"),
+    ("pre", "stage", "none", True, "table"),
+    ("pre", "none", "spatial", False, "none"),
+    ("post", "none", "none", False, "none"),
+    ("post", "stage", "none", True, "mlp"),
+    ("pre", "none", "none", False, "none"),
+  ]
+  rest = {
+    (p.config.data.name, p.config.num_epochs, p.config.model.width, p.config.model.depths) for p in points
+  }
+  assert len(rest) == 1
+
+
+def _of_attention(spec):
+  return spec.qk_residual, spec.rel_pos_weight
+
+
+def test_the_study_of_redundancy_names_a_word_that_it_does_not_know():
+  with pytest.raises(UserError, match="word of the study's argument 'qkress'. Did you mean 'qkres'"):
+    config_lib.load("configs/swin_redundancy.py:qkress,digits")
 
 
 @pytest.mark.parametrize("preset", sorted(base.PRESETS))

@@ -16,7 +16,7 @@ ORDER = [
   "models",
   "training",
 ]
-ORDER += ["convert", "cli", "report"]
+ORDER += ["cli", "convert", "report"]
 FORBIDDEN = {("models", "data"), ("attention", "data"), ("layers", "data"), ("ops", "data")}
 ROOT = pathlib.Path(__file__).parents[1] / "convnn_jax"
 

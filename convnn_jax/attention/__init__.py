@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from convnn_jax import registry
 from convnn_jax.attention.base import Attention, TokenGrid
 
-__all__ = ["ATTENTIONS", "Attention", "TokenGrid", "attention_class", "make_attention"]
+__all__ = ["ATTENTIONS", "Attention", "TokenGrid", "attention_class", "make_attention", "settled"]
 
 ATTENTIONS = {
   "branching": "branching:BranchingAttention",
@@ -40,3 +40,14 @@ def make_attention(spec: Mapping, *, dtype=None, name: str | None = None):
     UserError: unknown name or field.
   """
   return registry.build("attention", ATTENTIONS, __name__, spec, name, dtype=dtype)
+
+
+def settled(spec: Mapping) -> dict:
+  """The spec, and those inside it, with every choice made that depends on its numbers.
+
+  A program for several values of a number cannot make such a choice. A variant that has one has a static method
+  `settled` of its own spec.
+  """
+  spec = {field: settled(value) if isinstance(value, Mapping) else value for field, value in spec.items()}
+  settle = getattr(attention_class(spec["name"]), "settled", dict) if spec.get("name") in ATTENTIONS else dict
+  return settle(spec)

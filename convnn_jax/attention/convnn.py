@@ -16,6 +16,7 @@ What the published code does otherwise by accident is available as words in `qui
                     (the first experiment versions; the final ones divide by it)
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -23,26 +24,17 @@ import jax
 import jax.numpy as jnp
 
 from convnn_jax.attention.base import head_width, wants_weights
-from convnn_jax.errors import UserError, choose, is_known, unknown_name
+from convnn_jax.attention.convnn_rules import PROJECTIONS, check
+from convnn_jax.errors import UserError
 from convnn_jax.layers.dense import merge_dense, split_dense
 from convnn_jax.layers.dropout import Dropout
 from convnn_jax.layers.merge_heads import scramble_heads
 from convnn_jax.layers.neighbor_conv import NeighborConvolution
 from convnn_jax.layers.random_keys import random_key
-from convnn_jax.ops import neighbors
+from convnn_jax.ops import neighbors, selection
 from convnn_jax.ops.candidates import random_candidates, spatial_candidates, spatial_grid_candidates
-from convnn_jax.ops.similarity import SIMILARITIES, similarity
-
-QUIRKS = ("scrambled_heads", "weak_self_mask", "rank_coordinates", "self_fill", "distance_weights")
-CANDIDATES = ("all", "random", "spatial", "spatial_grid")
-POSITION_USES = ("features", "positions", "both")
-# Which of query, key and value are projected; what is not is the (head-split) input itself.
-PROJECTIONS = {
-  "qkv": ("query", "key", "value"),
-  "qk": ("query", "key"),
-  "v": ("value",),
-  "none": (),
-}
+from convnn_jax.ops.neighbor_attention import neighbor_attention
+from convnn_jax.ops.similarity import similarity
 
 
 class ConvNNAttention(nn.Module):
@@ -74,6 +66,9 @@ class ConvNNAttention(nn.Module):
     qkv_bias, out_bias, convolution_bias: biases (the first experiments had them all).
     quirks: published accidents to reproduce, see the top of this file.
     self_fill_value: the constant of the quirk "self_fill".
+    implementation: of selection and aggregation: "auto" (by the kind of device), "gather", "onehot", "reference" (the
+      definition, slow and large) or "pallas" (a kernel for GPUs, for dot products among all tokens, softmax weights
+      and depthwise kernels; where there is a bias, "auto" instead); all give the same.
     dtype: compute dtype; scores, selection and softmax stay float32.
 
   Raises:
@@ -101,12 +96,13 @@ class ConvNNAttention(nn.Module):
   convolution_bias: bool = False
   quirks: tuple[str, ...] = ()
   self_fill_value: float = 1.1
+  implementation: str = "auto"
   dtype: Any = None
 
   @nn.compact
   def __call__(self, x, *, train, context=None, bias=None, grid=None):
     """See Attention.__call__; `context` is possible with candidates="all" only."""
-    self._check(context)
+    check(self, context)
     c = x.shape[-1]
     source = x if context is None else context
     n, m = x.shape[1], source.shape[1]
@@ -123,74 +119,30 @@ class ConvNNAttention(nn.Module):
     value = self._read(source, "value", places)
     d = self._head_width(c)
 
-    scores = similarity(query, key, kind=self.similarity, scale=d**-0.5)  # [b h n m]
-    if bias is not None:
-      full = jnp.broadcast_to(bias, (*scores.shape[:-1], m))
-      scores = scores + (full if chosen is None else jnp.take(full, chosen, axis=-1))
-    index, weights = self._choose(self._mask_self(scores, chosen), chosen)
-    if wants_weights(self):
-      self.sow("intermediates", "attention_weights", neighbors.dense_weights(index, weights, m))
+    # The kernel takes no bias and shows no weights; the other implementations do both.
+    if self.implementation == "pallas" and bias is None and not wants_weights(self):
+      convolve = self._in_one_pass(query, key, value, d**-0.5)
+    else:
+      scores = similarity(query, key, kind=self.similarity, scale=d**-0.5)  # [b h n m]
+      if bias is not None:
+        full = jnp.broadcast_to(bias, (*scores.shape[:-1], m))
+        scores = scores + (full if chosen is None else jnp.take(full, chosen, axis=-1))
+      index, weights = self._choose(self._mask_self(scores, chosen), chosen)
+      if wants_weights(self):
+        self.sow("intermediates", "attention_weights", neighbors.dense_weights(index, weights, m))
+      by_rank = "auto" if self.implementation == "pallas" else self.implementation
+      convolve = functools.partial(
+        neighbors.aggregate_neighbors, jnp.swapaxes(value, 1, 2), index, weights, implementation=by_rank
+      )
 
-    out = NeighborConvolution(
+    convolution = NeighborConvolution(
       d, self.convolution, bias=self.convolution_bias, dtype=self.dtype, name="convolution"
-    )(jnp.swapaxes(value, 1, 2), index, weights)  # [b h n d]
+    )
+    out = convolution(self.num_neighbors, value.shape[-1], convolve)  # [b h n d]
     out = Dropout(self.dropout_rate)(out, deterministic=not train)
     if "scrambled_heads" in self.quirks:
       out = scramble_heads(out)
     return merge_dense(c, c, bias=self.out_bias, name="out", dtype=self.dtype)(jnp.swapaxes(out, 1, 2))
-
-  def _check(self, context):
-    choose("similarity", self.similarity, SIMILARITIES)
-    choose("weighting", self.weighting, neighbors.WEIGHTINGS)
-    choose("projection", self.projection, PROJECTIONS)
-    if self.candidates not in CANDIDATES:
-      raise unknown_name("candidates", self.candidates, CANDIDATES)
-    for quirk in self.quirks:
-      if quirk not in QUIRKS:
-        raise unknown_name("quirk", quirk, QUIRKS)
-    if "distance_weights" in self.quirks and self.similarity != "euclidean":
-      raise UserError(
-        f"The quirk 'distance_weights' needs similarity='euclidean', not '{self.similarity}'; leave it out."
-      )
-    if is_known(self.temperature) and self.temperature < 1e-6:  # smaller ones overflow in float32
-      raise UserError(f"temperature={self.temperature} must be at least 1e-6.")
-    if self.value_features < 0:
-      raise UserError(f"value_features={self.value_features} must be at least 0 (0 = the full width).")
-    narrow_values_fit = (
-      not self.split_heads and self.convolution == "standard" and "value" in PROJECTIONS[self.projection]
-    )
-    if self.value_features and not narrow_values_fit:
-      raise UserError(
-        f"value_features={self.value_features} needs split_heads=False, projection='qkv' or 'v', and"
-        " convolution='standard', which brings the values back to the full width."
-      )
-    self._check_positions()
-    if context is not None and self.candidates != "all":
-      raise UserError(
-        f"convnn attention with candidates='{self.candidates}' always takes the token itself as a neighbour, which"
-        " has no meaning in cross-attention; use candidates='all'."
-      )
-
-  def _check_positions(self):
-    for field in ("similarity_on", "aggregate_on"):
-      if getattr(self, field) not in POSITION_USES:
-        raise unknown_name(field, getattr(self, field), POSITION_USES)
-    words = {self.similarity_on, self.aggregate_on}
-    if self.coordinate_encoding and words != {"features"}:
-      raise UserError(
-        f"coordinate_encoding=True means 'both' for similarity_on='{self.similarity_on}' and"
-        f" aggregate_on='{self.aggregate_on}'; give either it or the two words."
-      )
-    given = "coordinate_encoding=True" if self.coordinate_encoding else f"aggregate_on='{self.aggregate_on}'"
-    if (self.coordinate_encoding or self.aggregate_on != "features") and self.convolution == "depthwise":
-      raise UserError(
-        f"{given} changes the number of channels of the values (the position is one more, or the only one), and a"
-        " depthwise convolution cannot turn them into d; use convolution='standard' or 'depthwise_separable'."
-      )
-    if self.value_features and self.aggregate_on == "positions":
-      raise UserError(
-        f"value_features={self.value_features} needs values with features; use aggregate_on='features' or 'both'."
-      )
 
   def _candidate_tokens(self, num_tokens, train, grid):
     """Token positions [m] of sampled candidates; None = all tokens."""
@@ -259,28 +211,38 @@ class ConvNNAttention(nn.Module):
     else:
       itself = jnp.arange(n)[:, None] == chosen[None]
       weak = -1.1 if distance else -0.1  # distances are negated here
-      value = weak if "weak_self_mask" in self.quirks else neighbors.hidden_score(scores.dtype)
+      value = weak if "weak_self_mask" in self.quirks else selection.hidden_score(scores.dtype)
     return jnp.where(itself[None, None], jnp.asarray(value, scores.dtype), scores)
+
+  def _in_one_pass(self, query, key, value, scale):
+    """A function of the kernel, as of _choose and aggregate_neighbors."""
+    by_head = [jnp.swapaxes(x, 1, 2) for x in (query, key, value)]
+    options = dict(scale=scale, temperature=self.temperature)
+    return lambda kernel: neighbor_attention(*by_head, kernel, **options)[0]
+
+  def _select(self, scores, count):
+    method = "library" if self.implementation == "reference" else "auto"
+    return selection.select_neighbors(scores, count, method)
 
   def _choose(self, scores, chosen):
     """Scores [b h n m] -> token index and weights, both [b h n k]."""
     if self.weighting == "full_softmax":
       # The floor keeps a row that is hidden as a whole finite.
-      floor = neighbors.hidden_score(scores.dtype) / 2
+      floor = selection.hidden_score(scores.dtype) / 2
       scores = jax.nn.softmax(jnp.maximum(scores / self.temperature, floor), axis=-1)
     measure = "distance" if "distance_weights" in self.quirks else self.similarity
     weigh = lambda values: neighbors.neighbor_weights(
       values, weighting=self.weighting, similarity=measure, temperature=self.temperature
     )
     if chosen is None:
-      values, index = neighbors.select_neighbors(scores, self.num_neighbors)
+      values, index = self._select(scores, self.num_neighbors)
       return index, weigh(values)
     itself = jnp.broadcast_to(jnp.arange(scores.shape[2], dtype=jnp.int32)[:, None], (*scores.shape[:3], 1))
     negated = self.similarity == "euclidean" and self.weighting != "full_softmax"  # that has probabilities
     self_value = jnp.full(itself.shape, -1.0 if negated else 1.0, scores.dtype)
     if self.num_neighbors == 1:  # the token itself, nothing is mixed
       return itself, weigh(self_value)
-    values, index = neighbors.select_neighbors(scores, self.num_neighbors - 1)
+    values, index = self._select(scores, self.num_neighbors - 1)
     return (
       jnp.concatenate([itself, chosen[index]], axis=-1),
       weigh(jnp.concatenate([self_value, values], axis=-1)),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from convnn_jax.attention.base import head_width
 from convnn_jax.attention.core import attend, project_qkv
 from convnn_jax.layers.dense import merge_dense
-from convnn_jax.ops.neighbors import keep_neighbors
+from convnn_jax.ops.selection import keep_neighbors
 from convnn_jax.ops.similarity import similarity
 
 

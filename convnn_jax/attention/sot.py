@@ -13,11 +13,12 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from convnn_jax import registry
 from convnn_jax.attention.base import head_width, wants_weights
 from convnn_jax.attention.core import attend, mix, no_context, project_qkv
 from convnn_jax.errors import UserError, unknown_name
 from convnn_jax.layers.dense import merge_dense
-from convnn_jax.ops.self_transport import self_transport
+from convnn_jax.ops.self_transport import choose_domain, self_transport
 
 VARIANTS = ("query", "query_key", "query_key_transposed")
 NORMALIZATIONS = ("softmax", "rows", "none")
@@ -95,6 +96,13 @@ class SotAttention(nn.Module):
       weights = transport / jnp.sum(transport, axis=-1, keepdims=True) if by_rows else transport
       out = mix(self, weights, value, train=train)
     return merge_dense(c, c, bias=self.out_bias, name="out", dtype=self.dtype, init=self.linear_init)(out)
+
+  @staticmethod
+  def settled(spec):
+    """The spec with domain="auto" decided by its numbers, see attention.settled."""
+    fields = ("domain", "metric", "cost_scale", "regularization", "mask_value")
+    known = registry.defaults(SotAttention) | dict(spec)
+    return dict(spec, domain=choose_domain(*(known[field] for field in fields)))
 
   def _transport(self, query, columns):
     result, log_plan = self_transport(

@@ -133,6 +133,7 @@ def _convnn_spec(options, module) -> dict[str, Any]:
   usual = "depthwise-separable" if module.endswith("_Depthwise") else usual
   heads, coordinates = required(options, "num_heads"), options.get("coordinate_encoding", False)
   linear_bias = options.get("linear_bias", options.get("bias", first_versions))
+  weighting = _weighting(options, "similarity" if first_versions else "softmax_topk")
 
   quirks, self_fill = [], None
   # The main class of the first versions scrambled one head, too; classes without heads never did.
@@ -154,8 +155,8 @@ def _convnn_spec(options, module) -> dict[str, Any]:
     num_heads=heads,
     num_neighbors=required(options, "K"),
     similarity=similarity,
-    weighting=_weighting(options, "similarity" if first_versions else "softmax_topk"),
-    temperature=options.get("temperature", 1.0),
+    weighting=weighting,
+    temperature=options.get("temperature", 1.0) if "softmax" in weighting else 1.0,
     convolution=PUBLISHED.word(options, "convolution_type", usual),
     projection=PUBLISHED.word(options, "projection", "kqv"),
     candidates=candidates,

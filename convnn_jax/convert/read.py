@@ -2,7 +2,9 @@
 
 import json
 import pathlib
+import re
 import zipfile
+from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
@@ -81,7 +83,9 @@ def _read_safetensors(file):
 
 def _read_npz(file):
   with np.load(file, allow_pickle=False) as arrays:
-    return dict(arrays)
+    # NumPy knows no bfloat16 and writes its two bytes as they are.
+    unnamed = lambda array: array.dtype.kind == "V" and array.dtype.itemsize == 2
+    return {name: a.view(ml_dtypes.bfloat16) if unnamed(a) else a for name, a in arrays.items()}
 
 
 def _read_torch(file):
@@ -94,10 +98,17 @@ def _read_torch(file):
   try:
     state = torch.load(file, map_location="cpu", weights_only=True)  # never runs code from the file
   except Exception as error:
-    reason = str(error).splitlines()[0]
-    raise UserError(
-      f"{file} is damaged or holds more than tensors ({reason}); convert it to .safetensors."
-    ) from error
+    # PyTorch's own text goes on to recommend reading it unsafely.
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    if found:
+      raise UserError(
+        f"{file} holds more than tensors ({found[1]}), which could run code when it is read; have it converted to"
+        " .safetensors where it comes from."
+      ) from error
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    raise UserError(f"{file} is damaged or no file of PyTorch's ({reason}). Download it again.") from error
+  if not isinstance(state, Mapping):
+    raise UserError(f"{file} holds a {type(state).__name__}, not tensors by name; give a state dict.")
   for wrapper in _WRAPPERS:
     if isinstance(state.get(wrapper), dict):
       state = state[wrapper]

@@ -174,7 +174,13 @@ def nested(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_flax(
-  state: Mapping[str, np.ndarray], rules: Sequence[Rule], target, *, ignore: Sequence[str] = ()
+  state: Mapping[str, np.ndarray],
+  rules: Sequence[Rule],
+  target,
+  *,
+  ignore: Sequence[str] = (),
+  optional: Sequence[str] = (),
+  any_shape: Callable[[str], bool] = lambda path: False,
 ) -> dict[str, Any]:
   """Our parameters from a source's state dict.
 
@@ -183,6 +189,8 @@ def to_flax(
     rules: the source's table.
     target: our parameters or their shapes (`jax.eval_shape` of init).
     ignore: source names (with words in braces) that have no counterpart here: constants, unused weights.
+    optional: our paths that need no source.
+    any_shape: says for which of our paths the source's shape is kept.
 
   Returns:
     Nested parameters in the dtypes of `state`.
@@ -204,11 +212,12 @@ def to_flax(
     if path not in shapes:
       surplus.append(name)
       continue
-    converted, problem = _convert(np.asarray(array), found[0].layout, shapes[path])
+    wanted = None if any_shape(path) else shapes[path]
+    converted, problem = _convert(np.asarray(array), found[0].layout, wanted)
     if problem:
       wrong.append(f"{name} {np.shape(array)} -> {path} {shapes[path]}: {problem}")
     params[path] = converted
-  missing = [f"{path} {shapes[path]}" for path in shapes if path not in params]
+  missing = [f"{path} {shapes[path]}" for path in shapes if path not in params and path not in optional]
   _report("checkpoint", {"not known here": surplus, "without a source": missing, "of wrong shape": wrong})
   return nested(_stack(params))
 
@@ -241,13 +250,21 @@ def _convert(array, layout, shape):
     back = layout.to_source(converted).shape
   except (ValueError, IndexError) as error:
     return None, str(error)
-  if converted.shape != shape:
+  if shape is not None and converted.shape != shape:
     return None, f"becomes {converted.shape}"
   # A grouped convolution read as a depthwise one would lose channels without this.
   return (converted, None) if back == array.shape else (None, f"only {back} of it would be used")
 
 
 def _report(what: str, problems: Mapping[str, Sequence[str]]) -> None:
-  lines = [f"{kind}: {'; '.join(sorted(names))}" for kind, names in problems.items() if names]
+  lines = [f"{kind}: {'; '.join(_grouped(sorted(names)))}" for kind, names in problems.items() if names]
   if lines:
     raise UserError(f"The {what} and the model do not fit. " + " | ".join(lines))
+
+
+def _grouped(names: Sequence[str]) -> list[str]:
+  """The first of the names that differ in numbers only, and how many there are."""
+  groups: dict[str, list[str]] = {}
+  for name in names:
+    groups.setdefault(re.sub(r"\d+", "#", name), []).append(name)
+  return [same[0] if len(same) == 1 else f"{same[0]} and {len(same) - 1} like it" for same in groups.values()]

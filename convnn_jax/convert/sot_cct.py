@@ -13,6 +13,9 @@ from convnn_jax.convert.rules import Rule
 from convnn_jax.convert.sot_cct_words import PUBLISHED
 from convnn_jax.errors import UserError
 
+POSITIONS = "classifier.positional_emb"
+_ATTENTION_RULES = layers.fused_projections("qkv", "proj")
+
 
 def conversion(options: Mapping[str, Any]) -> Conversion:
   """The counterpart of a published module.
@@ -81,7 +84,7 @@ def _attention(options, num_heads=None) -> Conversion:
       **own,
       **shared,
     )
-  return Conversion("attention", spec, layers.fused_projections("qkv", "proj"))
+  return Conversion("attention", spec, _ATTENTION_RULES)
 
 
 def _inner_attention(options, num_heads) -> Conversion:
@@ -98,9 +101,9 @@ def _inner_attention(options, num_heads) -> Conversion:
   return _attention(given, num_heads)
 
 
-def _block_rules(attention) -> tuple[Rule, ...]:
+def _block_rules() -> tuple[Rule, ...]:
   return (
-    *layers.prefixed("self_attn.", "attention/", attention.rules),
+    *layers.prefixed("self_attn.", "attention/", _ATTENTION_RULES),
     *layers.norm("pre_norm", "norm1"),
     *layers.norm("norm1", "norm2"),
     *layers.linear("linear1", "mlp/hidden_layer"),
@@ -111,7 +114,7 @@ def _block_rules(attention) -> tuple[Rule, ...]:
 def _block(options) -> Conversion:
   attention = _inner_attention(options, required(options, "heads"))
   spec = dict(attention=attention.spec, mlp_dim=required(options, "mlp_dim"))
-  return Conversion("compact_block", spec, _block_rules(attention))
+  return Conversion("compact_block", spec, _block_rules())
 
 
 def _tokenizer_rules(source: str, target: str) -> tuple[Rule, ...]:
@@ -157,16 +160,21 @@ def _model(options) -> Conversion:
     pooling="cls" if family == "vit_lite" else "sequence",
     **(_convolutions(options) if family == "cct" else _patches(options)),
   )
+  # A fixed table is stored there and a constant here.
+  return Conversion("model", spec, model_rules(), () if position == "learned" else (POSITIONS,))
+
+
+def model_rules() -> tuple[Rule, ...]:
+  """The parameters of CCT, CVT and ViT-Lite."""
   rules = _tokenizer_rules("tokenizer.", "tokens/")
-  rules += layers.prefixed("classifier.blocks.{layer}.", "block_{layer}/", _block_rules(attention))
+  rules += layers.prefixed("classifier.blocks.{layer}.", "block_{layer}/", _block_rules())
   rules += layers.prefixed("classifier.", "", layers.norm("norm", "final_norm") + layers.linear("fc", "head"))
   rules += layers.linear("classifier.attention_pool", "pooling/score")
-  rules += (
-    Rule("classifier.positional_emb", "position_embedding/table", "drop_batch_axis"),
+  return (
+    *rules,
+    Rule(POSITIONS, "position_embedding/table", "drop_batch_axis"),
     Rule("classifier.class_emb", "class_token"),
   )
-  # A fixed table is stored there and a constant here.
-  return Conversion("model", spec, rules, () if position == "learned" else ("classifier.positional_emb",))
 
 
 def _convolutions(options):

@@ -14,21 +14,30 @@ from convnn_jax.errors import UserError, is_known
 from convnn_jax.layers.random_keys import random_key
 
 
+def _scramble(x):
+  """A bijection of 32-bit words in which every bit of the result depends on every bit (MurmurHash3's finaliser)."""
+  x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+  x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+  return x ^ (x >> 16)
+
+
 def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float | jax.Array) -> jax.Array:
   """Boolean mask of `shape`, each element True with probability 1 - rate.
 
-  Two rounds of multiply and xor-shift (the finaliser of MurmurHash3) over the element index mixed with both
-  words of the key.
+  Two rounds of multiply and xor-shift over the element index mixed with two words made of the key. Keys that differ
+  in a single bit differ in both words, else their masks would be related.
   """
   words = jax.random.key_data(key).astype(jnp.uint32).reshape(-1)
+  first = _scramble(words[0] ^ _scramble(words[-1] + jnp.uint32(0x9E3779B9)))
+  second = _scramble(words[-1] ^ first)
   index = jnp.zeros(shape, jnp.uint32)
   stride = 1
   for axis in reversed(range(len(shape))):
     index += lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
     stride *= shape[axis]
-  x = (index ^ words[0]) * jnp.uint32(0x9E3779B1)
+  x = (index ^ first) * jnp.uint32(0x9E3779B1)
   x = (x ^ (x >> 15)) * jnp.uint32(0x85EBCA77)
-  x = x ^ words[-1]
+  x = x ^ second
   x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE3D)
   x = x ^ (x >> 16)
   if is_known(rate):

@@ -8,7 +8,11 @@ from convnn_jax.errors import choose
 from convnn_jax.layers.dense import dense
 from convnn_jax.layers.dropout import Dropout
 
-ACTIVATIONS = {"gelu": lambda x: nn.gelu(x, approximate=False), "relu": nn.relu}
+ACTIVATIONS = {
+  "gelu": lambda x: nn.gelu(x, approximate=False),
+  "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+  "relu": nn.relu,
+}
 
 
 class Mlp(nn.Module):
@@ -17,7 +21,7 @@ class Mlp(nn.Module):
   Attributes:
     hidden: width between the two linear layers.
     dropout_rate: after the activation.
-    activation: "gelu" (exact) or "relu".
+    activation: "gelu" (exact), "gelu_tanh" (its approximation by a tanh) or "relu".
     init: of the linear layers, a word of layers/init.py.
     dtype: compute dtype.
   """

@@ -1,5 +1,6 @@
 """The convolution over ranked neighbours, with its parameters."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -8,13 +9,12 @@ import jax.numpy as jnp
 from convnn_jax.errors import unknown_name
 from convnn_jax.layers.dense import dense
 from convnn_jax.layers.init import uniform
-from convnn_jax.ops.neighbors import aggregate_neighbors
 
 CONVOLUTIONS = ("depthwise", "standard", "depthwise_separable")
 
 
 class NeighborConvolution(nn.Module):
-  """value [b h m d], index and weights [b h n k] -> [b h n features].
+  """The kernel of a convolution over k neighbours of d channels, applied by a function: -> [b h n features].
 
   Attributes:
     features: output channels.
@@ -30,17 +30,17 @@ class NeighborConvolution(nn.Module):
   dtype: Any = None
 
   @nn.compact
-  def __call__(self, value, index, weights):
-    k, d = index.shape[-1], value.shape[-1]
+  def __call__(self, k: int, d: int, convolve: Callable):
+    """`convolve` takes the kernel and gives the sum over ranks [b h n features], or [b h n d] if it is depthwise."""
     if self.kind == "standard":
       kernel = self.param("kernel", uniform(k * d), (k, d, self.features), jnp.float32)
-      return self._add_bias(aggregate_neighbors(value, index, weights, kernel), k * d)
+      return self._add_bias(convolve(kernel), k * d)
     if self.kind == "depthwise":
       kernel = self.param("kernel", nn.initializers.ones, (k, d), jnp.float32)
-      return self._add_bias(aggregate_neighbors(value, index, weights, kernel), k)
+      return self._add_bias(convolve(kernel), k)
     if self.kind == "depthwise_separable":
       kernel = self.param("kernel", uniform(k), (k, d), jnp.float32)
-      out = self._add_bias(aggregate_neighbors(value, index, weights, kernel), k)
+      out = self._add_bias(convolve(kernel), k)
       return dense(self.features, d, bias=self.bias, name="pointwise", dtype=self.dtype)(out)
     raise unknown_name("convolution", self.kind, CONVOLUTIONS)
 

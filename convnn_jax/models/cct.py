@@ -28,6 +28,28 @@ TOKENIZERS = ("convolution", "patches")
 POOLINGS = ("sequence", "cls", "mean")
 
 
+def _stride(kernel_size):
+  return max(1, kernel_size // 2 - 1)
+
+
+def _padding(kernel_size):
+  return max(1, kernel_size // 2)
+
+
+def token_grid(spec: Mapping[str, Any], image: tuple[int, int]) -> tuple[int, int]:
+  """Rows and columns of the tokens of an image, for a complete spec."""
+  if spec["tokenizer"] == "patches":
+    return tuple(side // spec["patch_size"] for side in image)
+  k = spec["kernel_size"]
+  stride, padding = spec["stride"] or _stride(k), spec["padding"]
+  padding = _padding(k) if padding == -1 else padding
+  sides = image
+  for _ in range(spec["num_convolutions"]):
+    sides = tuple((side + 2 * padding - k) // stride + 1 for side in sides)
+    sides = tuple((side - 1) // 2 + 1 for side in sides)  # pooling: 3 wide, stride 2, padding 1
+  return sides
+
+
 class CompactBlock(nn.Module):
   """x = norm2(x + attention(norm1(x))); x = x + mlp(x): x [b n c] -> [b n c].
 
@@ -136,8 +158,8 @@ class CCT(nn.Module):
     return ConvTokenizer(
       num_stages=self.num_convolutions,
       kernel_size=k,
-      stride=self.stride or max(1, k // 2 - 1),
-      padding=max(1, k // 2) if self.padding == -1 else self.padding,
+      stride=self.stride or _stride(k),
+      padding=_padding(k) if self.padding == -1 else self.padding,
       stage_width=self.stage_width,
       **shared,
     )

@@ -18,20 +18,24 @@ class EncoderBlock(nn.Module):
     attention: spec of any registered attention.
     mlp_dim: hidden width of the MLP.
     dropout_rate: after the attention, inside the MLP and after it.
+    norm_epsilon: of both norms.
+    activation: of the MLP, a word of layers/mlp.py.
     dtype: compute dtype.
   """
 
   attention: Mapping[str, Any]
   mlp_dim: int
   dropout_rate: float = 0.0
+  norm_epsilon: float = 1e-5
+  activation: str = "gelu"
   dtype: Any = None
 
   @nn.compact
   def __call__(self, x, *, train: bool, bias=None, grid=None):
     drop = lambda y: Dropout(self.dropout_rate)(y, deterministic=not train)
     attention = make_attention(self.attention, dtype=self.dtype, name="attention")
-    y = layer_norm("norm1", self.dtype)(x)
+    y = layer_norm("norm1", self.dtype, epsilon=self.norm_epsilon)(x)
     x = x + drop(attention(y, train=train, bias=bias, grid=grid))
-    y = layer_norm("norm2", self.dtype)(x)
-    mlp = Mlp(self.mlp_dim, self.dropout_rate, dtype=self.dtype, name="mlp")
+    y = layer_norm("norm2", self.dtype, epsilon=self.norm_epsilon)(x)
+    mlp = Mlp(self.mlp_dim, self.dropout_rate, self.activation, dtype=self.dtype, name="mlp")
     return x + drop(mlp(y, train=train))

@@ -4,7 +4,7 @@
 
 Source of the compact transformers: Hassani et al., "Escaping the Big Data Paradigm with Compact Transformers", and its
 code: FAMILY_LAYERS_TOKENIZER_IMAGESIZE, where the tokenizer is "kernel x convolutions" or the side of a patch. The
-Swin family is in swin_presets.py.
+Swin family is in swin_presets.py, pretrained ViTs are in vit_presets.py.
 """
 
 import copy
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from convnn_jax.errors import choose
 from convnn_jax.models.swin_presets import SWIN
+from convnn_jax.models.vit_presets import VIT
 
 
 class Compact(NamedTuple):
@@ -88,8 +89,8 @@ def model(name: str) -> dict[str, Any]:
   Raises:
     UserError: unknown name.
   """
-  variant = choose("model preset", name, COMPACT | SWIN)
-  if name in SWIN:
+  variant = choose("model preset", name, COMPACT | SWIN | VIT)
+  if name not in COMPACT:
     return copy.deepcopy(variant["model"])
   return compact(variant.family, variant.layers, variant.tokenizer, variant.position_embedding)
 

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from convnn_jax.attention import TokenGrid, make_attention
+from convnn_jax.attention.base import wants_weights
 from convnn_jax.layers.drop_path import DropPath
 from convnn_jax.layers.dropout import Dropout
 from convnn_jax.layers.mlp import Mlp
@@ -22,6 +23,9 @@ from convnn_jax.ops.masks import HIDDEN
 
 class SwinBlock(nn.Module):
   """Residual branches for attention, positions (optional) and channels: x [b y x c] -> [b y x c].
+
+  Where the tokens of its windows stand in the image is sown on request as "attention_places" and "spatial_mlp_places"
+  (see ops/windows.py, window_places).
 
   Attributes:
     attention: spec of any registered attention; it sees [b*w n c].
@@ -83,8 +87,11 @@ class SwinBlock(nn.Module):
       x = pad_grid(x, *windows.missing((rows, columns), window))
     padded = x.shape[1:3]
     options: dict[str, Any] = dict(train=train, grid=TokenGrid(*window))
+    if wants_weights(self):
+      places = windows.window_places((rows, columns), padded, window, shift, kind)
+      self.sow("intermediates", f"{module.name}_places", jnp.asarray(places))
     if kind == "pad":
-      around = [(w - s, s) if s else (0, 0) for w, s in zip(window, shift, strict=True)]
+      around = windows.around(window, shift)
       x = jnp.pad(x, ((0, 0), *around, (0, 0)))
       y = windows.reverse(module(windows.partition(x, window), **options), window, x.shape[1:3])
       return y[:, around[0][0] :, around[1][0] :][:, :rows, :columns]

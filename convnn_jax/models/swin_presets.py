@@ -89,6 +89,7 @@ def _small(name, sizes):
     f"swin_{name}_qkres_rpw": v1(*sizes, attention=_RPW, **_SMALL_IMAGES),
     f"swin_{name}_qkres_rpw_premlp": v1(*sizes, attention=_RPW, pre_mlp="stem", **_SMALL_IMAGES),
     f"swinv2_{name}": v2(*sizes, **_SMALL_IMAGES),
+    f"swinv2_{name}_qkres_rpw_premlp": v2(*sizes, attention=_RPW2, pre_mlp="stage", **_SMALL_IMAGES),
     f"swin_mlp_{name}": mlp(*sizes, **_SMALL_IMAGES),
   }
 

@@ -46,6 +46,10 @@ class ViT(nn.Module):
       (mean of class token and patches) or "query" (learned queries cross-attend to the tokens, by the same attention).
     num_queries: of pooling="query".
     final_norm: "none", "layer_norm" (of the tokens, before pooling) or "after_pooling".
+    norm_epsilon: of the norms in the blocks and of the final one; pretrained ViTs have 1e-6 (published code, timm) or
+      1e-12 (Hugging Face).
+    activation: of the MLPs: "gelu" (exact; timm, Hugging Face), "gelu_tanh" (its approximation, in the published JAX
+      code) or "relu".
     scan_layers: how the blocks run: "auto", "dots", "full" or "unrolled", see models/layer_loop.py.
     dtype: compute dtype; parameters, norms, scores and logits stay float32.
   """
@@ -65,6 +69,8 @@ class ViT(nn.Module):
   pooling: str = "cls"
   num_queries: int = 1
   final_norm: str = "none"
+  norm_epsilon: float = 1e-5
+  activation: str = "gelu"
   scan_layers: str = "auto"
   dtype: Any = None
 
@@ -73,15 +79,20 @@ class ViT(nn.Module):
     self._check()
     x, grid = self._embed(images, train)
     block = dict(
-      attention=self.attention, mlp_dim=self.mlp_dim, dropout_rate=self.dropout_rate, dtype=self.dtype
+      attention=self.attention,
+      mlp_dim=self.mlp_dim,
+      dropout_rate=self.dropout_rate,
+      norm_epsilon=self.norm_epsilon,
+      activation=self.activation,
+      dtype=self.dtype,
     )
     blocks = [block] * self.depth
     x = apply_blocks(self, EncoderBlock, blocks, x, scan_layers=self.scan_layers, train=train, grid=grid)
     if self.final_norm == "layer_norm":
-      x = layer_norm("final_norm", self.dtype)(x)
+      x = layer_norm("final_norm", self.dtype, epsilon=self.norm_epsilon)(x)
     pooled = self._pool(x, train)
     if self.final_norm == "after_pooling":
-      pooled = layer_norm("final_norm", self.dtype)(pooled)
+      pooled = layer_norm("final_norm", self.dtype, epsilon=self.norm_epsilon)(pooled)
     logits = dense(self.num_classes, self.width, bias=True, name="head", dtype=self.dtype)(pooled)
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 

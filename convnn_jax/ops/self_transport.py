@@ -109,15 +109,18 @@ def self_transport(
     iterations=iterations,
     marginal=marginal,
     gradient=gradient,
-    domain=_domain(domain, metric, cost_scale, regularization, mask_value),
+    domain=choose_domain(domain, metric, cost_scale, regularization, mask_value),
     stop_threshold=stop_threshold,
   )
   result = choose("rescale", rescale, RESCALINGS)(choose("link", link, LINKS)(log_plan))
   return jnp.where(itself, diagonal_value, result) if diagonal == "masked" else result, log_plan
 
 
-def _domain(domain, metric, cost_scale, regularization, mask_value):
-  """The word for `sinkhorn`. A traced regularization, of unknown size, asks for the log domain."""
+def choose_domain(domain, metric, cost_scale, regularization, mask_value) -> str:
+  """The word for `sinkhorn`: the given one, or for "auto" the fastest safe one.
+
+  A traced regularization, of unknown size, asks for the log domain.
+  """
   if domain != "auto":
     if domain not in DOMAINS:
       raise unknown_name("domain", domain, ("auto", *DOMAINS))

@@ -44,7 +44,8 @@ def sinkhorn(
       to, by one linear system of m unknowns: independent of the number of steps, wrong as long as they have not
       converged.
     domain: "log", or "exp" for sums of exponentials as matrix products, several times faster and equal to rounding as
-      long as costs differ by at most 40 * reg within a row or a column (entries masked by a large cost aside).
+      long as costs differ by at most 40 * reg within a row or a column (entries masked by a large cost aside). "auto"
+      looks at the costs: "exp" if all fit, else "log". Under jax.vmap it does both.
     stop_threshold: freezes the plan once the row potentials reg * f moved by less than this in one step: the sum over
       the rows, averaged over the axis b. Examples of a batch then influence one another; for parity with published
       code only. None = never.
@@ -61,12 +62,14 @@ def sinkhorn(
     raise UserError(
       f"marginal='unit' needs as many rows as columns, not {cost.shape[-2]} x {cost.shape[-1]}; use 'uniform'."
     )
-  choose("domain", domain, DOMAINS)
+  if domain != "auto" and domain not in DOMAINS:
+    raise unknown_name("domain", domain, ("auto", *DOMAINS))
   kernel = -cost.astype(wide(cost)) / regularization
   threshold = None if stop_threshold is None else stop_threshold / regularization
-  solve = functools.partial(
-    _potentials, domain, iterations, (log_sums(cost.shape[-2]), log_sums(cost.shape[-1])), threshold
-  )
+  sums = (log_sums(cost.shape[-2]), log_sums(cost.shape[-1]))
+  by_domain = {word: functools.partial(_potentials, word, iterations, sums, threshold) for word in DOMAINS}
+  fitting = lambda kernel: lax.cond(_fits(kernel), by_domain["exp"], by_domain["log"], kernel)
+  solve = by_domain.get(domain, fitting)
   f, g = solve(kernel) if gradient == "unrolled" else _implicit(solve)(kernel)
   return kernel + f[..., :, None] + g[..., None, :]
 
@@ -89,6 +92,17 @@ def _log_sums(kernel):
   rows = lambda g: logsumexp(kernel + g[..., None, :], axis=-1)
   columns = lambda f: logsumexp(kernel + f[..., :, None], axis=-2)
   return rows, columns
+
+
+# Two such factors, a kernel entry and a potential, multiply to a float32.
+_RANGE = 40.0001  # the small surplus lets 1 / 0.025 be 40
+
+
+def _fits(kernel):
+  """Whether every column has an entry that is not much smaller than the largest of its row."""
+  kernel = lax.stop_gradient(kernel)
+  below = kernel - jnp.max(kernel, axis=-1, keepdims=True)
+  return jnp.all(jnp.max(below, axis=-2) >= -_RANGE)
 
 
 def _exponential_sums(kernel):

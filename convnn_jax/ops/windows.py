@@ -80,8 +80,8 @@ def window_tokens(grid: tuple[int, int], window: tuple[int, int], step: tuple[in
   return partition(rolled[None, :, :, None], window)[..., 0]
 
 
-def same_region(grid: tuple[int, int], window: tuple[int, int], step: tuple[int, int]) -> np.ndarray:
-  """Which tokens of a shifted window are neighbours in the image, not across its border: bool [w n n].
+def regions(grid: tuple[int, int], window: tuple[int, int], step: tuple[int, int]) -> np.ndarray:
+  """Numbers of the parts of each shifted window that are apart in the image: int32 [w n].
 
   Along each axis the rolled grid has three regions: all windows but the last, and the two parts of the last one, the
   second of which has come around from the other side.
@@ -91,7 +91,12 @@ def same_region(grid: tuple[int, int], window: tuple[int, int], step: tuple[int,
     position = np.arange(length)
     along.append((position >= length - side).astype(np.int32) + (position >= length - by))
   region = along[0][:, None] * 3 + along[1][None]
-  region = partition(region[None, :, :, None], window)[..., 0]
+  return partition(region[None, :, :, None], window)[..., 0]
+
+
+def same_region(grid: tuple[int, int], window: tuple[int, int], step: tuple[int, int]) -> np.ndarray:
+  """Which tokens of a shifted window are neighbours in the image, not across its border: bool [w n n]."""
+  region = regions(grid, window, step)
   return region[:, :, None] == region[:, None]
 
 
@@ -100,6 +105,34 @@ def inside(grid: tuple[int, int], padded: tuple[int, int], window, step) -> np.n
   present = np.zeros(padded, bool)
   present[: grid[0], : grid[1]] = True
   return present.reshape(-1)[window_tokens(padded, window, step)]
+
+
+def around(window: tuple[int, int], step: tuple[int, int]) -> list[tuple[int, int]]:
+  """Zeros before and behind the rows and the columns of a grid that shift its windows by `step` without a roll."""
+  return [(side - by, by) if by else (0, 0) for side, by in zip(window, step, strict=True)]
+
+
+def window_places(grid: tuple[int, int], padded: tuple[int, int], window, step, kind: str) -> np.ndarray:
+  """What stands at each place of the shifted windows: int32 [w n 3].
+
+  Args:
+    grid: rows and columns of the image's tokens.
+    padded: those after filling up to whole windows.
+    window: rows and columns.
+    step: the shift.
+    kind: how windows are shifted, "roll" or "pad" (zeros around).
+
+  Returns:
+    Row and column in the image, -1 for padding; and the region: tokens of a window see one another only in the same.
+  """
+  places = np.stack(np.indices(padded, dtype=np.int32), axis=-1)
+  places[np.any(places >= np.asarray(grid), axis=-1)] = -1
+  if kind == "pad":
+    places = np.pad(places, (*around(window, step), (0, 0)), constant_values=-1)
+    cut = partition(places[None], window)
+    return np.concatenate([cut, np.zeros_like(cut[..., :1])], axis=-1)
+  cut = partition(np.roll(places, (-step[0], -step[1]), axis=(0, 1))[None], window)
+  return np.concatenate([cut, regions(padded, window, step)[..., None]], axis=-1).astype(np.int32)
 
 
 def relative_index(window: tuple[int, int]) -> np.ndarray:

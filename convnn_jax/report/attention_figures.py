@@ -3,6 +3,7 @@
 import numpy as np
 
 from convnn_jax.report import figures
+from convnn_jax.report.attention_stats import describe_rows
 from convnn_jax.report.capture import Capture, Layer
 
 
@@ -43,8 +44,10 @@ def heatmaps(captures, layers: list[Layer | None], image: int, heads: list[int],
         if not _has(layer, head, window):
           figures.blank(axis, "no such head or window")
           continue
-        figures.matrix(axis, values[image, window, head], scale, layer.grid)
-        _title(axis, f"{capture.name}\n{layer.name}, head {head}: {kind.split()[0]}s")
+        windowed = layer.places is not None and layer.places.windowed
+        figures.matrix(axis, values[image, window, head], scale, None if windowed else layer.grid)
+        where = f"\nwindow {window}: {layer.places.describe(window)}" if windowed else ""
+        _title(axis, f"{capture.name}\n{layer.name}, head {head}: {kind.split()[0]}s{where}")
         axis.set_ylabel("query token", fontsize=8)
         axis.set_xlabel("key token", fontsize=8)
     figures.colour_bar(figure, axes[:, columns], scale, kind)
@@ -57,9 +60,19 @@ def _has(layer: Layer | None, head: int, window: int) -> bool:
 
 
 def histograms(captures, layers: list[Layer | None], image: int, heads: list[int], heading: str):
-  """Counts of weights over all windows, the diagonal apart; a line at 1 / n; same bins everywhere."""
-  values = lambda layer, head: layer.weights[image, :, head]
-  drawn = [values(layer, h) for layer in layers for h in heads if _has(layer, h, 0)]
+  """Counts of weights over all windows, the diagonal apart; a line at 1 / n; same bins everywhere.
+
+  Pairs of a window that are apart in the image, and padding, are left out.
+  """
+
+  def values(layer, head):
+    """(weights, on the diagonal), both of the pairs that count."""
+    weights = layer.weights[image, :, head]
+    own = np.broadcast_to(np.eye(*weights.shape[-2:], dtype=bool), weights.shape)
+    visible = getattr(layer.places, "visible", None)
+    return (weights.ravel(), own.ravel()) if visible is None else (weights[visible], own[visible])
+
+  drawn = [values(layer, h)[0] for layer in layers for h in heads if _has(layer, h, 0)]
   bins = figures.nice_bins(drawn)
   figure, axes = figures.new_figure(len(heads), len(captures), width=3.8, height=2.4, sharey=True)
   for column, (capture, layer) in enumerate(zip(captures, layers, strict=True)):
@@ -68,9 +81,8 @@ def histograms(captures, layers: list[Layer | None], image: int, heads: list[int
       if not _has(layer, head, 0):
         figures.blank(axis, "no such head")
         continue
-      weights = values(layer, head)
-      n, m = weights.shape[-2:]
-      own = np.broadcast_to(np.eye(n, m, dtype=bool), weights.shape)
+      weights, own = values(layer, head)
+      m = layer.weights.shape[-1]
       axis.hist(weights[~own], bins, label="off the diagonal", color="tab:blue", alpha=0.75)
       axis.hist(weights[own], bins, label="diagonal", color="tab:orange", alpha=0.75)
       axis.axvline(1 / m, color="black", ls="--", lw=1, label=f"1/n = {1 / m:.4g}")
@@ -92,21 +104,24 @@ def query_maps(captures, layers: list[Layer | None], image: int, heads: list[int
   Args:
     place: (row, column) of the query as fractions of the image's height and width.
   """
-  found = [(c, layer) for c, layer in zip(captures, layers, strict=True) if layer and layer.grid]
+  found = _placed(captures, layers)
   figure, axes = figures.new_figure(len(heads), 1 + 2 * len(found))
-  relative = {}
+  relative, prefix = {}, {}
   for column, (_, layer) in enumerate(found):
+    window, token = layer.places.find(*locate(layer.grid, place))
+    visible = layer.places.visible
+    visible = np.ones(layer.weights.shape[-1], bool) if visible is None else visible[window, token]
     for head in (h for h in heads if _has(layer, h, 0)):
-      token = locate(layer.grid, place)
-      row_of_weights = layer.weights[image, 0, head][_index(layer.grid, token)]
-      relative[column, head] = row_of_weights * layer.weights.shape[-1]
-  on_grid = lambda layer, values: values[layer.grid.num_prefix :].reshape(layer.grid.rows, layer.grid.columns)
+      row = layer.weights[image, window, head, token]
+      shown = np.where(visible, row, np.nan) * visible.sum()
+      relative[column, head] = layer.places.row_to_image(shown, window)
+      prefix[column, head] = row[: layer.grid.num_prefix]
   # Runs with negative weights have a scale of their own.
   signed = [layer.weights.min() < 0 for _, layer in found]
   scales = {}
   for sign in dict.fromkeys(signed):
     columns = [column for column, here in enumerate(signed) if here == sign]
-    shown = [v[found[c][1].grid.num_prefix :] for (c, _), v in relative.items() if c in columns]
+    shown = [v for (c, _), v in relative.items() if c in columns]
     scales[sign] = figures.common_scale(shown or [np.ones(1)])
     drawn_in = axes[:, [1 + 2 * c + side for c in columns for side in (0, 1)]]
     figures.colour_bar(figure, drawn_in, scales[sign], "n x weight (1 = all tokens alike)")
@@ -125,12 +140,12 @@ def query_maps(captures, layers: list[Layer | None], image: int, heads: list[int
         continue
       values, pixels, scale = relative[column, head], capture.images[image], scales[signed[column]]
       token = locate(layer.grid, place)
-      figures.token_map(left, on_grid(layer, values), scale)
+      figures.token_map(left, values, scale)
       figures.box(left, *token, (1, 1))
-      figures.overlay(right, pixels, on_grid(layer, values), scale)
+      figures.overlay(right, pixels, values, scale)
       figures.box(right, *token, _token_size(layer.grid, pixels))
-      prefix = values[: layer.grid.num_prefix]
-      note = f", class token {prefix.sum():.2f}" if len(prefix) else ""
+      apart = prefix[column, head]
+      note = f", class token {apart.sum():.2f}" if len(apart) else ""
       _title(left, f"{capture.name}\n{layer.name}, head {head}{note}")
       _title(right, "over the image")
   _heading(figure, heading)
@@ -140,10 +155,6 @@ def query_maps(captures, layers: list[Layer | None], image: int, heads: list[int
 def locate(grid, place) -> tuple[int, int]:
   """(row, column) of the token under a place given as fractions of height and width."""
   return min(int(place[0] * grid.rows), grid.rows - 1), min(int(place[1] * grid.columns), grid.columns - 1)
-
-
-def _index(grid, token) -> int:
-  return grid.num_prefix + token[0] * grid.columns + token[1]
 
 
 def _token_size(grid, pixels) -> tuple[float, float]:
@@ -172,26 +183,77 @@ def pooling_maps(captures: list[Capture], image: int, heading: str):
   return figure
 
 
-def entropies(rows: list[dict]):
-  """Entropy of every head against the layer, one line of means for each run."""
-  figure, axes = figures.new_figure(1, 1, width=6, height=3.2)
-  axis = axes[0, 0]
-  for number, run in enumerate(dict.fromkeys(row["run"] for row in rows)):
-    here = [row for row in rows if row["run"] == run and row["entropy"] is not None]
-    if not here:
-      continue
-    positions = [row["position"] for row in here]
-    axis.plot(positions, [row["entropy"] for row in here], "o", ms=3, color=f"C{number}", alpha=0.5)
-    used = sorted(set(positions))
-    means = [
-      np.mean([row["entropy"] for row, p in zip(here, positions, strict=True) if p == q]) for q in used
-    ]
-    axis.plot(used, means, "-", color=f"C{number}", label=run)
-  axis.axhline(1, color="black", ls="--", lw=1, label="all tokens alike")
-  axis.set_ylim(0, 1.05)
-  axis.xaxis.get_major_locator().set_params(integer=True)
-  axis.set_xlabel("layer", fontsize=9)
-  axis.set_ylabel("entropy of rows / log n", fontsize=9)
-  axis.legend(fontsize=8)
-  _heading(figure, "Entropy of attention: dots are heads, lines their means")
+def token_maps(captures, layers: list[Layer | None], image: int, heads: list[int], heading: str):
+  """How near to the identity attention is at each token of the image: diagonal weight and entropy of its row.
+
+  White lines part tokens that do not see each other: windows, and what a shift over the border brings together.
+  """
+  found = _placed(captures, layers)
+  figure, axes = figures.new_figure(len(heads), 1 + 2 * len(found))
+  maps = {}
+  for column, (_, layer) in enumerate(found):
+    for head in (h for h in heads if _has(layer, h, 0)):
+      rows = describe_rows(layer.weights[image, :, head], layer.places.visible)
+      numbers = (rows.diagonal, rows.relative_entropy)
+      maps[column, head] = [layer.places.to_image(x) for x in numbers]
+  diagonals = [pair[0] for pair in maps.values()]
+  scales = (figures.common_scale([np.ones(1), *diagonals]), figures.common_scale([np.ones(1)]))
+  for row, head in enumerate(heads):
+    figures.image(axes[row, 0], found[0][0].images[image])
+    _title(axes[row, 0], "image")
+    for column, (capture, layer) in enumerate(found):
+      for side, (what, scale) in enumerate(zip(("diagonal", "entropy / log n"), scales, strict=True)):
+        axis = axes[row, 1 + 2 * column + side]
+        if (column, head) not in maps or np.isnan(maps[column, head][side]).all():
+          figures.blank(axis, "no such head" if (column, head) not in maps else "weights of either sign")
+          continue
+        figures.token_map(axis, maps[column, head][side], scale)
+        figures.borders(axis, layer.places.groups())
+        _title(axis, f"{capture.name}\n{layer.name}, head {head}: {what}")
+  figures.colour_bar(figure, axes[:, 1:], scales[1], "share of the row on the token itself; entropy / log n")
+  _heading(figure, heading)
   return figure
+
+
+def _placed(captures, layers) -> list[tuple[Capture, Layer]]:
+  """Runs and layers whose tokens have a known place in the image."""
+  return [(c, layer) for c, layer in zip(captures, layers, strict=True) if layer and layer.places]
+
+
+# key of a row of the table -> title, and its value if all tokens were alike, from 1 / n
+OVER_LAYERS = {
+  "diagonal": ("diagonal mass", lambda uniform: uniform),
+  "entropy": ("entropy of rows / log n", lambda uniform: 1.0),
+  "identity": ("distance to the identity", lambda uniform: (1 - uniform) ** 0.5),
+}
+
+
+def over_layers(rows: list[dict]):
+  """Diagonal mass, entropy and distance to the identity against the layer; one line of means for each run."""
+  figure, axes = figures.new_figure(1, 3, width=4.4, height=3.4)
+  runs = list(dict.fromkeys(row["run"] for row in rows))
+  for axis, (key, (title, alike)) in zip(axes[0], OVER_LAYERS.items(), strict=True):
+    top = 1.0 if key == "entropy" else 0.2
+    for number, run in enumerate(runs):
+      here = [row for row in rows if row["run"] == run and row[key] is not None]
+      if not here:
+        continue
+      positions = [row["position"] for row in here]
+      axis.plot(positions, [row[key] for row in here], "o", ms=3, color=f"C{number}", alpha=0.5)
+      axis.plot(*_means(here, key), "-", color=f"C{number}", label=run)
+      level = [row | {"alike": alike(row["uniform"])} for row in here if row["uniform"] is not None]
+      axis.plot(*_means(level, "alike"), "--", color=f"C{number}", lw=1, alpha=0.8)
+      top = max(top, *(row[key] for row in here), *(row["alike"] for row in level))
+    axis.set_ylim(0, 1.05 * top)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set_xlabel("layer", fontsize=9)
+    axis.set_ylabel(title, fontsize=9)
+    axis.legend(fontsize=8)
+  _heading(figure, "Dots are heads, lines their means; dashed: what it would be if all tokens were alike")
+  return figure
+
+
+def _means(rows, key):
+  """(positions, mean of `key` over the heads of each)."""
+  used = sorted({row["position"] for row in rows})
+  return used, [np.mean([row[key] for row in rows if row["position"] == p]) for p in used]

@@ -2,9 +2,11 @@
 
     python -m convnn_jax.report.attention_maps --workdir=runs/vit_softmax-digits --images=0,1
     python -m convnn_jax.report.attention_maps --workdir=A --workdir=B --layer=0,3 --head=0 --query=2,1 --out=DIR
+    python -m convnn_jax.report.attention_maps --workdir=A --workdir=B --images=0-63 --pictures=layers
 
 Evaluation mode: no dropout, fixed random candidates. Writes PNG files, the raw arrays (arrays.npz) and the table of
 numbers (statistics.md, statistics.csv) into a folder of its own. All panels of a kind share one linear colour scale.
+Maps over windows are drawn where their tokens stand in the image, shifted windows too.
 """
 
 import dataclasses
@@ -38,20 +40,21 @@ def main(argv: Sequence[str]) -> None:
 
   folder = tables.fresh_folder(args.out, "reports/attention_maps")
   say(f"writing {folder}")
-  _save_arrays(folder, captures, images, layers)
+  if args.pictures == "images":
+    _save_arrays(folder, captures, images, layers)
   rows = _statistics(captures, layers, heads)
   about = f"Means over test images {', '.join(map(str, images))}; evaluation mode. " + "; ".join(
     f"{c.name}: step {c.step} of {c.folder}" for c in captures
   )
   say(tables.write_table(folder, "statistics", COLUMNS, rows, about))
-  for path in _draw(folder, captures, images, layers, heads, window, places, rows):
+  for path in _draw(folder, captures, images, layers, heads, window, places, rows, args.pictures):
     say(str(path))
 
 
 def _parse(argv):
   parser = cli.Parser(description=__doc__.splitlines()[0])
   parser.add_argument("--workdir", action="append", required=True, help="folder of a run; may be repeated")
-  parser.add_argument("--images", default="0", help="numbers of test images, such as 0,1")
+  parser.add_argument("--images", default="0", help="numbers of test images, such as 0,1 or 0-63")
   parser.add_argument("--layer", default="all", help="all, or positions such as 0,3")
   parser.add_argument("--head", default="all", help="all, or positions such as 0,2")
   parser.add_argument(
@@ -60,11 +63,19 @@ def _parse(argv):
   parser.add_argument(
     "--window", type=int, default=0, help="of windowed attention: the window whose map is drawn"
   )
+  parser.add_argument(
+    "--pictures",
+    choices=("images", "layers"),
+    default="images",
+    help="images = all; layers = only the numbers and their course over the layers, for many images",
+  )
   parser.add_argument("--step", default="last", help="last, best, or a step number")
   parser.add_argument("--out", default="", help="new folder; default reports/attention_maps, or -2, -3, ...")
   args = parser.parse_args(argv)
   if args.images == "all":
-    raise UserError("--images=all would be too many pictures; name some, such as --images=0,1.")
+    raise UserError(
+      "--images=all would be too many; name some, such as --images=0,1, or 0-63 with --pictures=layers."
+    )
   if args.step not in ("last", "best") and not (args.step.isascii() and args.step.isdigit()):
     raise UserError(f"--step={args.step} must be last, best or a step number.")
   return args
@@ -118,6 +129,7 @@ def _save_arrays(folder: pathlib.Path, captures, images, layers) -> None:
       if layer.grid:
         shape = (layer.grid.rows, layer.grid.columns, layer.grid.num_prefix)
         arrays[f"{c.name}/{layer.name}/grid"] = np.asarray(shape)
+        arrays[f"{c.name}/{layer.name}/tokens"] = layer.places.tokens
   np.savez_compressed(
     folder / "arrays.npz", **{name.replace("/", "."): array for name, array in arrays.items()}
   )
@@ -130,18 +142,18 @@ def _statistics(captures, layers, heads) -> list[dict]:
       layer = c.layers[number]
       for head in (h for h in heads if h < layer.weights.shape[2]):
         error = None if layer.row_error is None else layer.row_error[:, :, head]
-        figures = statistics(layer.weights[:, :, head], layer.grid, error)
+        figures = statistics(layer.weights[:, :, head], layer.places, error)
         rows.append({"run": c.name, "layer": layer.name, "position": number, "head": head, **figures})
   return rows
 
 
-def _draw(folder, captures, images, layers, heads, window, places, rows):
+def _draw(folder, captures, images, layers, heads, window, places, rows, pictures):
   """Draws and saves figure by figure; yields the paths."""
   from convnn_jax.report import attention_figures as draw
   from convnn_jax.report.figures import save
 
-  yield save(draw.entropies(rows), folder / "entropy.png")
-  for i, index in enumerate(images):
+  yield save(draw.over_layers(rows), folder / "layers.png")
+  for i, index in enumerate(images) if pictures == "images" else ():
     seen = ", ".join(f"{c.name} says {c.predictions[i]}" for c in captures)
     about = f"test image {index}, class {captures[0].labels[i]} ({seen})"
     for number in layers:
@@ -152,6 +164,9 @@ def _draw(folder, captures, images, layers, heads, window, places, rows):
       yield save(figure, folder / f"{stem}-heatmaps.png")
       figure = draw.histograms(captures, here, i, used, f"Weights, {about}")
       yield save(figure, folder / f"{stem}-histograms.png")
+      if any(layer and layer.places for layer in here):
+        figure = draw.token_maps(captures, here, i, used, f"Attention token by token, {about}")
+        yield save(figure, folder / f"{stem}-tokens.png")
       for place in places if any(layer and layer.grid for layer in here) else ():
         grid = next(layer.grid for layer in here if layer and layer.grid)
         row, column = draw.locate(grid, place)

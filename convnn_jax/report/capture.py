@@ -13,6 +13,7 @@ from flax import traverse_util
 from convnn_jax import data
 from convnn_jax.attention import TokenGrid
 from convnn_jax.errors import UserError
+from convnn_jax.report.token_places import Places, in_windows, spanning
 from convnn_jax.training import restore
 from convnn_jax.training import workdir as workdir_lib
 from convnn_jax.training.assemble import assemble
@@ -29,14 +30,19 @@ class Layer:
     weights: float32 [b w h n m]; w windows of an image, 1 where attention spans all tokens.
     scores: the same shape before normalisation, or None if the variant has none; -inf where hidden.
     row_error: [b w h], distance of a transport plan's rows from their marginal, or None.
-    grid: layout of the n tokens on the image, or None for windows and for tokens that are no image.
+    places: of the n tokens of each window on the image, or None where that is unknown.
   """
 
   name: str
   weights: np.ndarray
   scores: np.ndarray | None
   row_error: np.ndarray | None
-  grid: TokenGrid | None
+  places: Places | None
+
+  @property
+  def grid(self) -> TokenGrid | None:
+    """Layout of the image's tokens."""
+    return None if self.places is None else self.places.grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,28 +130,43 @@ def find_layers(sown: dict, num_images: int, image_shape) -> list[Layer]:
     every = _stacked(sown[(*path, "attention_weights")])
     scores = _stacked(sown.get((*path, "attention_scores"), ()))
     errors = _stacked(sown.get((*path, "sinkhorn_row_error"), ()), rank=2)
+    places = _stacked(
+      sown.get((*path[:-1], f"{path[-1]}_places"), ()) if path else (), rank=3, dtype=np.int32
+    )
     for number, weights in enumerate(every):
       same = lambda values, number=number: values[number] if len(values) == len(every) else None
       by_image = lambda x: None if x is None else x.reshape(num_images, -1, *x.shape[1:])
       weights, score, error = by_image(weights), by_image(same(scores)), by_image(same(errors))
-      windows, (n, m) = weights.shape[1], weights.shape[-2:]
+      here = _places(same(places), weights.shape, image_shape)
+      score = None if score is None or score.shape != weights.shape else score
+      if score is not None and here is not None and here.visible is not None:
+        score = np.where(here.visible[None, :, None], score, -np.inf)
       layers.append(
         Layer(
           name=name or "attention" if len(every) == 1 else f"{name}/{number}",
           weights=weights,
-          scores=score if score is not None and score.shape == weights.shape else None,
+          scores=score,
           row_error=error,
-          grid=infer_grid(n, image_shape) if windows == 1 and n == m else None,
+          places=here,
         )
       )
   return layers
 
 
-def _stacked(values, rank: int = 4) -> list[np.ndarray]:
-  """Sown values as a list of float32 arrays of `rank` axes; scanned layers have one more in front."""
+def _places(sown, shape, image_shape) -> Places | None:
+  """Of an attention with weights of `shape` [b w h n m]."""
+  windows, n, m = shape[1], *shape[-2:]
+  if sown is not None:
+    return in_windows(sown)
+  grid = infer_grid(n, image_shape) if windows == 1 and n == m else None
+  return None if grid is None else spanning(grid)
+
+
+def _stacked(values, rank: int = 4, dtype=np.float32) -> list[np.ndarray]:
+  """Sown values as a list of arrays of `rank` axes; scanned layers have one more in front."""
   arrays = []
   for value in values:
-    value = np.asarray(value, np.float32)
+    value = np.asarray(value, dtype)
     arrays += list(value) if value.ndim == rank + 1 else [value]
   return arrays
 

@@ -77,8 +77,9 @@ def image(axis, pixels) -> None:
 
 
 def token_map(axis, values, scale) -> None:
-  """A map [rows columns] of the tokens of an image."""
-  _paint(axis, values, scale)
+  """A map [rows columns] of the tokens of an image; grey where a value is missing."""
+  _paint(axis, np.ma.masked_invalid(values), scale)
+  axis.set_facecolor("0.75")
   axis.xaxis.get_major_locator().set_params(integer=True)
   axis.yaxis.get_major_locator().set_params(integer=True)
   axis.tick_params(labelsize=7)
@@ -90,11 +91,12 @@ def _paint(axis, values, scale, **kwargs) -> None:
 
 
 def overlay(axis, pixels, values, scale) -> None:
-  """A map [rows columns] over the grey image, smoothly enlarged."""
+  """A map [rows columns] over the grey image, smoothly enlarged where it is complete."""
   y, x = pixels.shape[:2]
   axis.imshow(pixels.mean(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
   extent = (-0.5, x - 0.5, y - 0.5, -0.5)
-  _paint(axis, values, scale, alpha=0.6, interpolation="bilinear", extent=extent)
+  smooth = "bilinear" if np.isfinite(values).all() else "nearest"
+  _paint(axis, np.ma.masked_invalid(values), scale, alpha=0.6, interpolation=smooth, extent=extent)
   axis.set_xlim(-0.5, x - 0.5)
   axis.set_ylim(y - 0.5, -0.5)
   axis.tick_params(labelsize=7)
@@ -104,6 +106,15 @@ def box(axis, row: int, column: int, size, colour: str = "red") -> None:
   """Frames the token (row, column) on an image; `size` = (y, x) pixels of a token."""
   corner = (column * size[1] - 0.5, row * size[0] - 0.5)
   axis.add_patch(Rectangle(corner, size[1], size[0], fill=False, edgecolor=colour, lw=1.6))
+
+
+def borders(axis, groups) -> None:
+  """White lines on a token map between neighbours of different groups, int [rows columns]."""
+  style = dict(colors="white", lw=0.8, alpha=0.8)
+  for row, column in np.argwhere(groups[1:] != groups[:-1]):
+    axis.hlines(row + 0.5, column - 0.5, column + 0.5, **style)
+  for row, column in np.argwhere(groups[:, 1:] != groups[:, :-1]):
+    axis.vlines(column + 0.5, row - 0.5, row + 0.5, **style)
 
 
 def nice_bins(arrays, count: int = 60) -> np.ndarray:

@@ -103,13 +103,18 @@ def _occupied(path: pathlib.Path) -> bool:
 
 
 def numbers(flag: str, text: str, limit: int, what: str) -> list[int]:
-  """ "all" or "0,2" -> positions below `limit`; UserError naming the flag otherwise."""
+  """ "all", "0,2" or "0-7" -> positions below `limit`; UserError naming the flag otherwise."""
   if text == "all":
     return list(range(limit))
-  words = [word.strip() for word in text.split(",")]
-  if not all(word.isascii() and word.isdigit() for word in words):
-    raise UserError(f"{flag}={text} must be 'all' or numbers such as 0,1.")
-  for word in words:
-    if int(word) >= limit:
-      raise UserError(f"{flag}={text}: {what} {word} does not exist; there are {limit}, counted from 0.")
-  return [int(word) for word in words]
+  found = []
+  for word in text.split(","):
+    ends = [end.strip() for end in word.split("-")]
+    if len(ends) > 2 or not all(end.isascii() and end.isdigit() for end in ends):
+      raise UserError(f"{flag}={text} must be 'all' or numbers such as 0,1 or 0-7.")
+    first, last = int(ends[0]), int(ends[-1])
+    if last >= limit:
+      raise UserError(f"{flag}={text}: {what} {last} does not exist; there are {limit}, counted from 0.")
+    if last < first:
+      raise UserError(f"{flag}={text}: {word.strip()} counts down; write {last}-{first}.")
+    found += range(first, last + 1)
+  return found

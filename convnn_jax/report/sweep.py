@@ -147,16 +147,18 @@ def _train(points: list[Point], root: pathlib.Path) -> tuple[bool, dict[str, str
 
 
 def _vmap(points: list[Point], root: pathlib.Path, size: int) -> tuple[bool, dict[str, str]]:
-  """`size` at a time in one program; the baseline, which may have another shape, apart."""
+  """Points that can share a program in groups of up to `size`, in their order."""
   from convnn_jax.training import members
 
-  parts = {part: [p for p in points if p.part == part] for part in ("points", "baseline")}
-  for here in parts.values():
-    members.check_alike([point.config for point in here])
+  families: dict[tuple, list[Point]] = {}
+  for point in points:
+    families.setdefault(members.fixed_fields(point.config), []).append(point)
+  if len(points) > 1 and all(len(family) == 1 for family in families.values()):
+    members.check_alike([point.config for point in points])  # names what keeps them apart
   failed = {}
-  for here in parts.values():
-    for begin in range(0, len(here), size):
-      group = here[begin : begin + size]
+  for family in families.values():
+    for begin in range(0, len(family), size):
+      group = family[begin : begin + size]
       say(f"\n{', '.join(point.name for point in group)}")
       folders = [str(folder_of(point, root)) for point in group]
       results = members.train_members([point.config for point in group], folders)

@@ -121,6 +121,25 @@ class Checkpoints:
     except Exception as error:
       raise UserError(f"Checkpoint {directory} is damaged: {checks.explain(error)}.") from error
 
+  def shapes(self, item: str, step: int | str = "last"):
+    """What a step's item holds, without reading it.
+
+    Args:
+      item: its name.
+      step: "best", a number, or "last".
+
+    Returns:
+      (step, pytree of anything with shape and dtype), or None if there is no checkpoint at all.
+
+    Raises:
+      UserError: no such step, or it cannot be read.
+    """
+    self._settle()
+    if not self.steps():
+      return None
+    number = self._candidates(step)[0]
+    return number, reading.read_shapes(self._at(number), item)
+
   def restore(self, targets: dict, step: int | str = "last"):
     """Reads a step onto the devices that `targets` name, however many it was saved from.
 

@@ -22,6 +22,19 @@ def read_record(directory) -> dict:
     return handler.restore(directory / "meta")
 
 
+def read_shapes(directory, item: str):
+  """orbax's description of an item: a pytree of leaves with shape and dtype.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  try:
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+      return handler.metadata(directory / item).tree
+  except Exception as error:  # TensorStore raises a bare Exception for damaged data
+    raise UserError(f"Checkpoint {directory} cannot be read: {checks.explain(error)}.") from error
+
+
 def read_step(directory, targets: dict) -> tuple[str, dict, dict | None]:
   """Reads the items `targets` of a step, with the same verdict in all processes.
 

@@ -165,7 +165,8 @@ def _check_kind(name: str, value, example) -> None:
   kinds = {bool: bool, int: int, float: (int, float), str: str, tuple: (tuple, list)}
   expected = kinds.get(type(example), object)
   if not isinstance(value, expected) or (isinstance(value, bool) and not isinstance(example, bool)):
-    raise UserError(f"{name}={value!r} must be of type {type(example).__name__}, such as {example!r}.")
+    wanted = (value,) if isinstance(example, tuple) and isinstance(value, str) else example
+    raise UserError(f"{name}={value!r} must be of type {type(example).__name__}, such as {wanted!r}.")
 
 
 def _fill(spec: ConfigDict, cls, kind: str, *, staged: bool = False) -> None:
@@ -201,12 +202,20 @@ def _check_field(config: ConfigDict, word: str) -> None:
       raise UserError(f"config.{'.'.join(path[:depth])} is a value, it has no field '{part}'.")
     if part not in here:
       section = ".".join(["config", *path[:depth]])
-      raise unknown_name(f"field of {section}:", part, here.keys())
+      raise unknown_name(f"field of {section}:", part, here.keys(), _elsewhere(config, path[depth:]))
     here = here[part]
   if isinstance(here, ConfigDict):
     raise UserError(
       f"config.{'.'.join(path)} is a section; set one of its fields: {', '.join(sorted(here.keys()))}."
     )
+
+
+def _elsewhere(config: ConfigDict, path: Sequence[str]) -> str:
+  """A hint at the first field or section of the config whose path ends with `path`; "" if there is none."""
+  known = [field.split(".") for field in flatten(config.to_dict())]
+  paths = [fields[:depth] for fields in known for depth in range(len(fields), 0, -1)]
+  fits = [".".join(fields) for fields in paths if fields[-len(path) :] == list(path)]
+  return f"config.{fits[0]}" if fits else ""
 
 
 def to_json(config: ConfigDict) -> str:

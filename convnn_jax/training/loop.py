@@ -8,7 +8,7 @@ import time
 import jax
 
 from convnn_jax import data
-from convnn_jax.training import chunks, report_lines, sharding, summary
+from convnn_jax.training import chunks, init_from, report_lines, sharding, summary
 from convnn_jax.training import workdir as workdir_lib
 from convnn_jax.training.assemble import Pieces, assemble
 from convnn_jax.training.checkpoint import Checkpoints
@@ -37,6 +37,7 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
   """
   # 1. Pieces, all checked; the data; then the folder, which belongs to the config from here on.
   pieces = assemble(config)
+  start_from = None if workdir_lib.has_begun(workdir) else init_from.plan(config, pieces)
   dataset = data.open_dataset(config.data)
   folder = workdir_lib.open_workdir(workdir, config)
   by_batch = sharding.batch_sharding(pieces.mesh)
@@ -51,7 +52,7 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
     Interruption() as interruption,
   ):
     # 2. State: new, or the last checkpoint's.
-    state, record = restore_or_create(pieces, checkpoints)
+    state, record = restore_or_create(pieces, checkpoints, start_from)
     start, total = record.step, pieces.num_steps
     finished = workdir_lib.read_result(folder)
     if start == total and finished:
@@ -121,9 +122,12 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
   return result
 
 
-def restore_or_create(pieces: Pieces, checkpoints: Checkpoints):
-  """(state, record) of the last checkpoint, or of step 0."""
+def restore_or_create(pieces: Pieces, checkpoints: Checkpoints, start_from=None):
+  """(state, record) of the last checkpoint, or of step 0, which may start from other parameters (init_from.plan)."""
   restored = checkpoints.restore(pieces.state_shapes.checkpoint_items())
+  if restored is None and start_from is not None:
+    _print(start_from.lines)
+    return init_from.started(pieces.create_state(), start_from, pieces), RunRecord()
   if restored is None:
     return pieces.create_state(), RunRecord()
   _, items, meta = restored

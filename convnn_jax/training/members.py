@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convnn_jax import data
+from convnn_jax.attention import settled
 from convnn_jax.errors import RunFailed, UserError
 from convnn_jax.training import config as config_lib
 from convnn_jax.training import report_lines
@@ -42,13 +43,27 @@ def can_differ(field: str) -> bool:
   return field in TRACED or (parts[0] == "model" and parts[-1] in TRACED_IN_MODEL)
 
 
+def fixed_fields(config: ConfigDict) -> tuple:
+  """What members of one program must have in common; equal for configs that pass `check_alike`."""
+  flat = config_lib.flatten(_settled(config))
+  return tuple(sorted((field, repr(value)) for field, value in flat.items() if not can_differ(field)))
+
+
+def _settled(config: ConfigDict) -> dict:
+  """The config as a dict, its attentions' choices made as in the single run."""
+  tree = config.to_dict()
+  if isinstance(attention := tree["model"].get("attention"), dict):
+    tree["model"]["attention"] = settled(attention)
+  return tree
+
+
 def check_alike(configs: Sequence[ConfigDict]) -> list[str]:
   """Returns the fields in which the members differ.
 
   Raises:
     UserError: one of them cannot differ within a program; names all of these.
   """
-  flat = [config_lib.flatten(config.to_dict()) for config in configs]
+  flat = [config_lib.flatten(_settled(config)) for config in configs]
   fields = sorted(set[str]().union(*flat))
   absent = object()
   differing = [f for f in fields if any(c.get(f, absent) != flat[0].get(f, absent) for c in flat)]
@@ -84,6 +99,8 @@ class Members:
       field: np.asarray([c[field] for c in flat], np.uint32 if field == "seed" else np.float32)
       for field in fields
     }
+    if configs[0].init_from:
+      raise UserError("--vmap trains from new parameters only; leave out --vmap or config.init_from.")
     if configs[0].steps_per_call > 1:
       raise UserError(
         f"--vmap trains step by step: config.steps_per_call={configs[0].steps_per_call} must be 1 with it."
@@ -99,7 +116,7 @@ class Members:
   def _member(self, values):
     """(config, model, optimizer, schedule) with traced numbers."""
     first = self.pieces[0]
-    tree = self.configs[0].to_dict()
+    tree = _settled(self.configs[0])
     for field, value in values.items():
       *parents, leaf = field.split(".")
       functools.reduce(lambda section, name: section[name], parents, tree)[leaf] = value

@@ -88,8 +88,14 @@ def only_run_in(workdir: epath.Path):
     yield
 
 
-def load_config(path: str) -> tuple[epath.Path, ConfigDict]:
-  """The folder and the saved config of a run.
+def has_begun(path: str) -> bool:
+  """Whether a run in this folder has saved a step."""
+  checkpoints = epath.Path(path).expanduser() / "checkpoints"
+  return checkpoints.is_dir() and any(step.name.isdigit() for step in checkpoints.iterdir())
+
+
+def load_config(path: str, flag: str = "--workdir") -> tuple[epath.Path, ConfigDict]:
+  """The folder and the saved config of a run; `flag` is what the user gave it by.
 
   Raises:
     UserError: there is no run.
@@ -101,7 +107,7 @@ def load_config(path: str) -> tuple[epath.Path, ConfigDict]:
   if not saved.exists():
     near = [p.parent.name for p in workdir.parent.glob("*/config.json")] if workdir.parent.is_dir() else []
     known = f" Runs in {workdir.parent}: {', '.join(sorted(near))}." if near else ""
-    raise UserError(f"--workdir={path} holds no run (no config.json).{known}")
+    raise UserError(f"{flag}={path} holds no run (no config.json).{known}")
   return workdir, _read_config(saved)
 
 

@@ -157,13 +157,13 @@ def test_command_writes_a_run_that_evaluates_as_the_checkpoint(tmp_path, capsys)
   params = random_like(jax.eval_shape(init, jax.random.key(0))["params"])
   write_safetensors(tmp_path / "nano.safetensors", write_swin(params, spec, "timm"))
   arguments = [str(tmp_path / "nano.safetensors"), "--config=configs/swin_nano.py:digits", *words]
-  assert main([*arguments, f"--out={tmp_path / 'run'}"]) == 0
+  main([*arguments, f"--out={tmp_path / 'run'}"])
   assert "in the names of timm code" in capsys.readouterr().out
   config = config_lib.load("configs/swin_nano.py:digits", words)
   fit_mesh(config)
   _, variables = restore_variables(tmp_path / "run", assemble(config))
   jax.tree.map(np.testing.assert_array_equal, variables["params"], params)
-  assert main([*arguments, f"--out={tmp_path / 'run'}"]) == 2
-  assert "has checkpoints already" in capsys.readouterr().err
-  assert main(["nothing.npz", "--config=configs/convnn_k9.py:digits", f"--out={tmp_path / 'vit'}"]) == 2
-  assert "Unknown model with a converter 'vit'" in capsys.readouterr().err
+  with pytest.raises(UserError, match="has checkpoints already"):
+    main([*arguments, f"--out={tmp_path / 'run'}"])
+  with pytest.raises(UserError, match="Unknown model with a converter 'cnn'"):
+    main(["nothing.npz", "--config=configs/cnn.py:digits", f"--out={tmp_path / 'cnn'}"])

@@ -1,5 +1,7 @@
 """What the ViT has beyond the published ConvNN code: patch norms, position tables, poolings, in plain arithmetic."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from convnn_jax.attention import ATTENTIONS, make_attention
 from convnn_jax.errors import UserError
 from convnn_jax.layers.pos_embed import PositionEmbedding
 from convnn_jax.layers.tokenizer import PatchEmbedding
-from convnn_jax.models import make_model
+from convnn_jax.models import make_model, presets
 from convnn_jax.models.readout import QueryPooling
 
 SMALL = dict(name="vit", patch_size=4, width=24, depth=1, mlp_dim=8, attention=dict(name="softmax"))
@@ -161,3 +163,71 @@ def test_mistakes_are_named(change, message):
   key = jax.random.key(0)
   with pytest.raises(UserError, match=message):
     jax.eval_shape(lambda k: model.init(dict(params=k, dropout=k), X, train=True), key)
+
+
+def test_norm_epsilon_and_activation_reach_every_block_and_the_final_norm():
+  """One block by hand, at the epsilon and with the GELU that the fields say."""
+  spec = SMALL | dict(
+    patch_norm="none", pooling="mean", position_embedding="none", final_norm="layer_norm", norm_epsilon=0.5
+  )
+  spec["attention"] = dict(name="softmax", num_heads=1)
+  tanh, exact = (make_model(spec | dict(activation=word), num_classes=3) for word in ("gelu_tanh", "gelu"))
+  variables = random_params(tanh, X)
+  variables["params"]["block_0"]["mlp"]["out"]["kernel"] *= 30  # the two GELUs differ by 5e-4 at most
+  p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+
+  def norm(x, p):
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + 0.5) * p["scale"] + p["bias"]
+
+  def logits(image, gelu):
+    patches = image.reshape(2, 4, 3, 4, 3).swapaxes(1, 2).reshape(6, 48)
+    x = patches @ p["patch_embedding"]["projection"]["kernel"].reshape(48, 24)
+    x = x + p["patch_embedding"]["projection"]["bias"]
+    block, attention = p["block_0"], p["block_0"]["attention"]
+    y = norm(x, block["norm1"])
+    query, key, value = (y @ attention[role]["kernel"][:, 0] for role in ("query", "key", "value"))
+    scores = np.exp(query @ key.T / np.sqrt(24))
+    x = x + scores / scores.sum(-1, keepdims=True) @ value @ attention["out"]["kernel"][0]
+    y = norm(x, block["norm2"])
+    hidden = gelu(y @ block["mlp"]["hidden_layer"]["kernel"] + block["mlp"]["hidden_layer"]["bias"])
+    x = x + hidden @ block["mlp"]["out"]["kernel"] + block["mlp"]["out"]["bias"]
+    return norm(x, p["final_norm"]).mean(0) @ p["head"]["kernel"] + p["head"]["bias"]
+
+  erf = lambda x: x / 2 * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
+  by_tanh = lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+  images = np.asarray(X, np.float64)
+  for model, gelu in ((tanh, by_tanh), (exact, erf)):
+    np.testing.assert_allclose(run(model, variables), [logits(image, gelu) for image in images], atol=2e-5)
+  gap = np.abs(logits(images[0], by_tanh) - logits(images[0], erf)).max()
+  assert gap > 6e-5  # so that the two cannot be confused above
+
+
+def test_epsilon_must_be_larger_than_0_and_the_activation_known():
+  for change, message in (
+    (dict(norm_epsilon=0.0), "norm_epsilon=0.0 must"),
+    (dict(activation="gelo"), "'gelu'"),
+  ):
+    model = make_model(SMALL | change, num_classes=3)
+    with pytest.raises(UserError, match=message):
+      jax.eval_shape(lambda k: model.init(k, X, train=False), jax.random.key(0))  # noqa: B023 - used in this turn
+
+
+@pytest.mark.parametrize(
+  ("name", "count"),
+  [
+    ("vit_tiny_16", 5_717_416),
+    ("vit_small_16", 22_050_664),
+    ("vit_small_32", 22_878_952),
+    ("vit_base_16", 86_567_656),
+    ("vit_base_32", 88_224_232),
+    ("vit_large_16", 304_326_632),
+    ("vit_huge_14", 632_045_800),
+  ],
+)
+def test_pretrained_sizes_have_the_published_counts(name, count):
+  """With 1000 classes, at 224 pixels."""
+  model = make_model(presets.model(name), num_classes=1000)
+  init = lambda k: model.init(k, jnp.zeros((1, 224, 224, 3)), train=False)
+  tree = jax.eval_shape(init, jax.random.key(0))["params"]
+  assert sum(leaf.size for leaf in jax.tree.leaves(tree)) == count

@@ -6,8 +6,8 @@ import pytest
 
 from convnn_jax.errors import UserError
 from convnn_jax.ops import masks
-from convnn_jax.ops.neighbors import keep_neighbors
 from convnn_jax.ops.rotary import rotate
+from convnn_jax.ops.selection import keep_neighbors
 
 
 def _loop(num_tokens, sees):

@@ -10,7 +10,9 @@ from PIL import Image
 
 from convnn_jax.attention import ATTENTIONS, TokenGrid
 from convnn_jax.errors import UserError
+from convnn_jax.ops.windows import window_places
 from convnn_jax.report import attention_figures, attention_maps, capture
+from convnn_jax.report.token_places import in_windows, spanning
 from convnn_jax.training.assemble import assemble
 
 
@@ -46,7 +48,7 @@ def test_layout_of_sown_values():
   layers = capture.find_layers(sown, 2, (8, 8, 1))
   assert [layer.name for layer in layers] == ["block_2", "block_10", *(f"scanned/{i}" for i in range(5))]
   assert layers[0].weights.shape == layers[0].scores.shape == (2, 4, 3, 9, 9)
-  assert layers[0].grid is None  # windows do not span the image
+  assert layers[0].places is None  # windows do not span the image, and nothing says where they are
   assert layers[1].grid == TokenGrid(2, 2)
   assert layers[2].row_error.shape == (2, 1, 3)
 
@@ -73,8 +75,8 @@ def test_report_of_two_runs(saved_run, tmp_path, capsys, monkeypatch):
   out = tmp_path / "report"
   flags = [f"--workdir={one}", f"--workdir={two}", "--images=3", "--head=0", "--query=1,2"]
   attention_maps.main([*flags, f"--out={out}"])
-  stems = ("heatmaps", "histograms", "query-1-2")
-  names = {"arrays.npz", "statistics.md", "statistics.csv", "entropy.png"}
+  stems = ("heatmaps", "histograms", "query-1-2", "tokens")
+  names = {"arrays.npz", "statistics.md", "statistics.csv", "layers.png"}
   assert {path.name for path in out.iterdir()} == names | {f"image3-layer0-{stem}.png" for stem in stems}
   for path in out.glob("*.png"):
     with Image.open(path) as picture:
@@ -94,6 +96,9 @@ def test_report_of_two_runs(saved_run, tmp_path, capsys, monkeypatch):
 
   captured = capture.capture(one, [3])
   monkeypatch.setattr(attention_maps, "capture", lambda *_: captured)
+  numbers = tmp_path / "numbers"
+  attention_maps.main([f"--workdir={one}", "--images=3", "--pictures=layers", f"--out={numbers}"])
+  assert {path.name for path in numbers.iterdir()} == {"layers.png", "statistics.md", "statistics.csv"}
   for bad, message in (
     ([f"--out={out}"], "not empty"),
     (["--layer=1"], "layer 1 does not exist; there are 1"),
@@ -103,6 +108,7 @@ def test_report_of_two_runs(saved_run, tmp_path, capsys, monkeypatch):
     (["--query=a"], "must be row,column"),
     (["--step=first"], "must be last, best or"),
     (["--images=all"], "too many"),
+    (["--images=1-0"], "counts down"),
     (["--imagse=1"], "unrecognized arguments"),
   ):
     with pytest.raises(UserError, match=message):
@@ -114,7 +120,7 @@ def test_pictures_of_windows_pooling_and_missing_layers():
   rng = np.random.default_rng(0)
   weights = rng.uniform(size=(1, 4, 2, 9, 9)).astype(np.float32)
   windowed = capture.Layer("stage_0/block_0", weights, None, None, None)
-  whole = capture.Layer("block_0", weights[:, :1, :1], None, None, TokenGrid(3, 3))
+  whole = capture.Layer("block_0", weights[:, :1, :1], None, None, spanning(TokenGrid(3, 3)))
   common = dict(folder=None, step=1, images=rng.uniform(size=(1, 8, 8, 3)), labels=[0], predictions=[0])
   one = capture.Capture(name="one", layers=[windowed], pooling=None, pooling_grid=None, **common)
   pooling = np.asarray([[0.0, 0.0, 0.25, 0.75]])
@@ -135,6 +141,64 @@ def test_pictures_of_windows_pooling_and_missing_layers():
   assert len(over_image.images) == 2
   figure = attention_figures.query_maps([one, two], [windowed, whole], 0, [0], (0.5, 0.5), "title")
   np.testing.assert_allclose(figure.axes[1].images[0].get_array().ravel(), 9 * weights[0, 0, 0, 4])
+
+
+def test_pictures_of_shifted_windows_show_the_place_in_the_image():
+  places = in_windows(window_places((4, 6), (4, 6), (2, 3), (1, 1), "roll"))
+  rng = np.random.default_rng(0)
+  weights = np.where(places.visible, rng.uniform(0.1, 1, (4, 6, 6)), 0.0)
+  weights = weights / weights.sum(-1, keepdims=True)
+  layer = capture.Layer("stage_0/block_1", weights[None, :, None].astype(np.float32), None, None, places)
+  common = dict(folder=None, step=1, images=rng.uniform(size=(1, 8, 12, 3)), labels=[0], predictions=[0])
+  one = capture.Capture(name="one", layers=[layer], pooling=None, pooling_grid=None, **common)
+  weights = layer.weights[0, :, 0]
+
+  figure = attention_figures.query_maps([one], [layer], 0, [0], (0.1, 0.9), "title")  # token (0, 5)
+  shown = figure.axes[1].images[0].get_array()
+  # Its window holds rows 3 and 0, columns 4, 5 and 0; it sees those of row 0 on the same side.
+  expected = np.ma.masked_all((4, 6))
+  window = next(w for w in range(4) if 5 in places.tokens[w])
+  query = list(places.tokens[window]).index(5)
+  for key, token in enumerate(places.tokens[window]):
+    if token in (4, 5):
+      expected[divmod(token, 6)] = 2 * weights[window, query, key]
+  np.testing.assert_array_equal(np.ma.getmaskarray(shown), np.ma.getmaskarray(expected))
+  np.testing.assert_allclose(shown.compressed(), expected.compressed(), rtol=1e-6)
+
+  figure = attention_figures.token_maps([one], [layer], 0, [0], "title")
+  diagonal, entropy = (axis.images[0].get_array() for axis in figure.axes[1:3])
+  for w, i in np.ndindex(*places.tokens.shape):
+    row = weights[w, i][places.visible[w, i]].astype(np.float64)
+    assert diagonal[divmod(places.tokens[w, i], 6)] == pytest.approx(weights[w, i, i])
+    if len(row) > 1:
+      expected = -(row * np.log(row)).sum() / np.log(len(row))
+      assert entropy[divmod(places.tokens[w, i], 6)] == pytest.approx(expected, rel=1e-5)
+  figure = attention_figures.histograms([one], [layer], 0, [0], "title")
+  counts = [sum(patch.get_height() for patch in bars) for bars in figure.axes[0].containers]
+  assert counts == [places.visible.sum() - 24, 24]  # hidden pairs are left out
+  figure = attention_figures.heatmaps([one], [layer], 0, [0], 3, "title")
+  assert "window 3: rows 3, 0, columns 4-5, 0" in figure.axes[0].get_title()
+
+
+def test_numbers_over_the_layers_of_two_runs():
+  rows = []
+  for run, shift in (("one", 0.0), ("two", 0.5)):
+    for position in range(3):
+      for head in range(2):
+        numbers = dict(diagonal=shift + 0.1 * head, uniform=0.25, entropy=0.5, identity=position)
+        rows.append(dict(run=run, position=position, head=head, **numbers))
+  rows.append(dict(run="two", position=3, head=0, diagonal=None, uniform=0.25, entropy=None, identity=1.5))
+  figure = attention_figures.over_layers(rows)
+  assert len(figure.axes) == 3
+  lines = {
+    (number, line.get_label()): np.asarray(line.get_data())
+    for number, axis in enumerate(figure.axes)
+    for line in axis.lines
+    if not line.get_label().startswith("_")
+  }
+  assert lines.keys() == {(number, run) for number in range(3) for run in ("one", "two")}
+  np.testing.assert_allclose(lines[0, "two"], [[0, 1, 2], [0.55] * 3])  # layer 3 has no diagonal mass
+  np.testing.assert_allclose(lines[2, "two"], [[0, 1, 2, 3], [0, 1, 2, 1.5]])
 
 
 def test_no_run(tmp_path):

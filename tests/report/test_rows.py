@@ -47,6 +47,7 @@ def test_a_report_gets_a_folder_of_its_own(tmp_path):
 def test_positions():
   assert rows.numbers("--layer", "all", 3, "layer") == [0, 1, 2]
   assert rows.numbers("--layer", "2, 0", 3, "layer") == [2, 0]
-  for text in ("3", "x", "", "-1", "1.5"):
+  assert rows.numbers("--layer", "1-2,0", 3, "layer") == [1, 2, 0]
+  for text in ("3", "x", "", "-1", "1.5", "1-3", "0-1-2", "2-1", "0-"):
     with pytest.raises(UserError, match=f"--layer={text}"):
       rows.numbers("--layer", text, 3, "layer")

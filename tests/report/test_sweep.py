@@ -12,8 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from convnn_jax.errors import UserError
+from convnn_jax.errors import RunFailed, UserError
 from convnn_jax.report import sweep
+from convnn_jax.training import members
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "--config=tests/report/small_sweep.py"
@@ -88,6 +89,27 @@ def test_points_of_other_shapes_are_named_before_anything_runs(tmp_path):
   with pytest.raises(UserError, match=r"--vmap trains runs of one shape.*model.depth \(1, 2\)"):
     sweep.main([f"--config={config}", f"--workdir={tmp_path / 'sweep'}", "--vmap=2"])
   assert not list((tmp_path / "sweep").glob("points/*"))
+
+
+def test_points_of_equal_shape_share_a_program(tmp_path, monkeypatch):
+  config = tmp_path / "seeds.py"
+  points = "[{'model.depth': depth, 'seed': seed} for seed in range(3) for depth in (1, 2)]"
+  config.write_text(
+    pathlib.Path(ROOT / "tests/report/small_sweep.py").read_text() + f"\ndef sweep():\n  return {points}\n"
+  )
+  groups = []
+
+  def train_members(configs, workdirs):
+    names = [workdir.rpartition("/")[2] for workdir in workdirs]
+    groups.append([(c.model.depth, c.seed, name) for c, name in zip(configs, names, strict=True)])
+    return [RunFailed("not trained") for _ in configs]
+
+  monkeypatch.setattr(members, "train_members", train_members)
+  with pytest.raises(RunFailed):
+    sweep.main([f"--config={config}", f"--workdir={tmp_path / 'sweep'}", "--vmap=2"])
+  named = lambda depth, seed: (depth, seed, f"depth={depth}-seed={seed}")
+  by_depth = [[[named(d, 0), named(d, 1)], [named(d, 2)]] for d in (1, 2)]
+  assert groups[:4] == [group for family in by_depth for group in family]
 
 
 def command(*flags):

@@ -94,6 +94,9 @@ def test_a_model_without_attention_and_back():
     (f"{K9}:digits", ["--config.modle.x=1"], "Unknown field of config: 'modle'. Did you mean 'model'"),
     (f"{K9}:digits", ["--config.optimizer.lr=1"], "Did you mean 'learning_rate'"),
     (f"{K9}:digits", ["--config.model.attention.k=1"], "Unknown field of config.model.attention: 'k'"),
+    (f"{K9}:digits", ["--config.attention.k=1"], "Unknown field of config: 'attention'"),
+    (f"{K9}:digits", ["--config.num_neighbors=4"], "Did you mean 'config.model.attention.num_neighbors'"),
+    (f"{K9}:digits", ["--config.attention.name=knn"], "Did you mean 'config.model.attention.name'"),
     (f"{K9}:digits", ["--config.batch_size=abc"], "wrong kind.*batch_size=abc"),
     (f"{K9}:digits", ["--config.batch_size=1.5"], "wrong kind"),
     (f"{K9}:digits", ["--config.seed"], "has no value"),
@@ -185,6 +188,10 @@ END = "  return base.with_data(config, 'digits')\n"
     (
       START + "  config.model.attention = dict(name='convnn', num_neighbors='9')\n" + END,
       "must be of type int",
+    ),
+    (
+      START + "  config.model.attention = dict(name='convnn', quirks='self_fill')\n" + END,
+      r"quirks of attention 'convnn'='self_fill' must be of type tuple, such as \('self_fill',\)",
     ),
     (
       START + "  config.model.attention = dict(name='convnn', num_neigbors=9)\n" + END,

@@ -9,6 +9,7 @@ from fast_jit import use_fast_jit
 
 from convnn_jax import data
 from convnn_jax.errors import UserError
+from convnn_jax.training import config as config_lib
 from convnn_jax.training import loop, members, sharding
 from convnn_jax.training.assemble import assemble
 
@@ -70,6 +71,17 @@ def test_what_cannot_differ_is_named(small_config):
   assert members.can_differ("model.attention.first.temperature")
   assert members.can_differ("model.attention.regularization")
   assert not members.can_differ("data.temperature")
+
+
+def test_members_compute_in_the_domain_of_their_single_runs():
+  field = "--config.model.attention.regularization"
+  make = lambda number: config_lib.load("configs/sot_qk.py:digits", [f"{field}={number}"])
+  safe, sharp = [make(number) for number in (0.05, 0.5)], make(0.001)
+  assert members.check_alike(safe) == ["model.attention.regularization"]
+  assert members.fixed_fields(safe[0]) == members.fixed_fields(safe[1])
+  assert ("model.attention.domain", "'exp'") in members.fixed_fields(safe[0])
+  with pytest.raises(UserError, match=r"differ in model.attention.domain \(exp, log\)"):
+    members.check_alike([*safe, sharp])
 
 
 def test_an_impossible_number_of_a_member_is_found_before_anything_is_compiled(small_config):

@@ -1,0 +1,178 @@
+"""All measurements of a suite, each figure beside its target.
+
+    python -m benchmarks.run --suite=cpu --out=bench.json                    # about 8 minutes on 2 cores
+    python -m benchmarks.run --suite=cpu --only=C5,C6,C7 --out=bench.json    # some figures
+    python -m benchmarks.run --suite=cpu --only=headline --out=bench.json    # those of the README, ratios as JSON
+    python -m benchmarks.run --suite=quick                                   # does it run? one minute
+
+Prints machine, versions, threads, load and commit, then a Markdown table; `--out` holds the same and every sample.
+Each round runs one step of every contender of a group; the figure is a ratio of minima, ours over the other. Exit code
+3: some contender's median was more than 1.5 times its minimum, so the machine was too busy and nothing should be
+quoted; 1: a target was missed (with --strict). Contenders in PyTorch need requirements-peers.txt and are left out,
+with a line, where there is none.
+"""
+
+import argparse
+import gc
+import importlib.util
+import json
+import pathlib
+import sys
+
+from benchmarks import devices, measure, ops, steps
+from benchmarks.cases import Group, Ratio
+from convnn_jax.errors import UserError, unknown_name
+
+GROUPS = (*ops.GROUPS, *steps.GROUPS, *devices.GROUPS)
+SUITES = ("cpu", "gpu", "tpu", "quick")
+ROUNDS = {"quick": 3}
+NOISY_EXIT = 3
+
+
+def wanted_cases(suite: str, only: str) -> list[tuple[Group, list]]:
+  """Groups with those of their cases that are asked for.
+
+  Raises:
+    UserError: a word of `only` that is neither a figure nor a group.
+  """
+  words = [word for word in only.split(",") if word]
+  known = {"headline"} | {g.name for g in GROUPS} | {case.id for g in GROUPS for case in g.cases}
+  for word in words:
+    if word not in known:
+      raise unknown_name("figure or group in --only:", word, known)
+
+  def asked(group, case):
+    if not words:
+      return suite in group.suites
+    return group.name in words or case.id in words or ("headline" in words and bool(case.headline))
+
+  chosen = [(group, [case for case in group.cases if asked(group, case)]) for group in GROUPS]
+  return [(group, cases) for group, cases in chosen if cases]
+
+
+def run_group(group: Group, cases, rounds: int) -> list[dict]:
+  """Builds what the cases need, measures, and gives one row a case."""
+  missing = bool(group.needs) and importlib.util.find_spec(group.needs) is None
+  reason = f"needs {group.needs}, see requirements-peers.txt"
+  left_out = dict.fromkeys(group.optional, reason) if missing else {}
+  contenders = {}
+  try:
+    for name, build in group.contenders.items():
+      if name not in left_out and any(name in case.needs for case in cases):
+        say(f"  {group.name}: building {name}")
+        try:
+          contenders[name] = build()
+        except (
+          UserError,
+          RuntimeError,
+          NotImplementedError,
+        ) as error:  # a kernel elsewhere, too little memory
+          left_out[name] = str(error).splitlines()[0]
+    possible = [case for case in cases if not left_out.keys() & set(case.needs)]
+    timed = any(isinstance(case, Ratio) or case.unit == "images/s" for case in possible)
+    seconds = measure.interleave(contenders, rounds) if timed else {name: [] for name in contenders}
+    return [_row(case, contenders, seconds, left_out) for case in cases]
+  finally:
+    for contender in contenders.values():
+      contender.close()
+    gc.collect()
+
+
+def _row(case, contenders, seconds, left_out) -> dict:
+  row = dict(id=case.id, what=case.what, target=case.target, unit=case.unit, headline=case.headline)
+  reasons = [left_out[name] for name in case.needs if name in left_out]
+  if reasons:
+    return row | dict(left_out=reasons[0])
+  value = case.value(contenders, {name: min(samples) for name, samples in seconds.items() if samples})
+  samples = {name: seconds[name] for name in case.needs if seconds[name]}
+  return row | dict(
+    value=value,
+    met=None if case.target is None else bool(value <= case.target),
+    samples_ms={name: [round(1e3 * s, 4) for s in of] for name, of in samples.items()},
+    timing={name: measure.summary(of) for name, of in samples.items()},
+  )
+
+
+def number(value: float | None, unit: str) -> str:
+  """For the table."""
+  if value is None:
+    return ""
+  return f"{value / 1e6:.0f} MB" if unit == "bytes" else f"{value:.3g}"
+
+
+def markdown(rows) -> str:
+  """The table of figures beside targets."""
+  lines = ["| id | what | measured | target | | median/min |", "|---|---|---|---|---|---|"]
+  for row in rows:
+    target = "" if row["target"] is None else f"<= {number(row['target'], row['unit'])}"
+    if "left_out" in row:
+      lines.append(f"| {row['id']} | {row['what']} | left out: {row['left_out']} | {target} | | |")
+      continue
+    ratios = [t["median_ms"] / t["min_ms"] for t in row["timing"].values()]
+    noise = "" if not ratios else f"{max(ratios):.2f}" + (" noisy" if any_noisy(row) else "")
+    met = {True: "met", False: "missed", None: ""}[row["met"]]
+    value = number(row["value"], row["unit"])
+    lines.append(f"| {row['id']} | {row['what']} | {value} | {target} | {met} | {noise} |")
+  return "\n".join(lines)
+
+
+def any_noisy(row) -> bool:
+  """Whether a contender of the row was."""
+  return any(t["noisy"] for t in row.get("timing", {}).values())
+
+
+def headline(rows) -> dict:
+  """The ratios and temporary bytes that the README quotes."""
+  named = [row for row in rows if row["headline"] and "value" in row]
+  return {
+    "ratios": {row["headline"]: round(row["value"], 4) for row in named if row["unit"] == "x"},
+    "temp_bytes": {row["headline"]: int(row["value"]) for row in named if row["unit"] == "bytes"},
+  }
+
+
+def say(line: str) -> None:
+  """Progress, on standard error."""
+  print(line, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+  """Measures, prints, writes; the exit code."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+  parser.add_argument("--suite", choices=SUITES, default="cpu")
+  parser.add_argument(
+    "--only", default="", help="figures (C5,M1), groups (ops_197) or headline; commas between"
+  )
+  parser.add_argument("--rounds", type=int, default=0, help="after 2 to warm up; 0 = 7, 3 in the suite quick")
+  parser.add_argument("--out", default="", help="JSON with every sample")
+  parser.add_argument("--strict", action="store_true", help="exit code 1 if a target is missed")
+  args = parser.parse_args()
+  environment = measure.environment()
+  print(json.dumps(environment))
+  rows = []
+  for group, cases in wanted_cases(args.suite, args.only):
+    rows += run_group(group, cases, args.rounds or ROUNDS.get(args.suite, 7))
+  noisy = any(any_noisy(row) for row in rows)
+  print(markdown(rows))
+  if args.out:
+    everything = {
+      **headline(rows),
+      "noisy": noisy,
+      "suite": args.suite,
+      "only": args.only,
+      "rows": rows,
+      "load_average_at_end": measure.environment()["load_average"],
+      **environment,
+    }
+    pathlib.Path(args.out).write_text(json.dumps(everything, indent=1) + "\n")
+  if noisy:
+    say("noisy: some median was more than 1.5 times its minimum; measure again on a quieter machine")
+    return NOISY_EXIT
+  return int(args.strict and any(row.get("met") is False for row in rows))
+
+
+if __name__ == "__main__":
+  try:
+    sys.exit(main())
+  except UserError as error:
+    say(f"error: {error}")
+    sys.exit(2)
