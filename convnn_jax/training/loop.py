@@ -72,9 +72,7 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
     plan, batches = _steps_and_batches(config, pieces, dataset.train, by_batch, start, profiler.ends)
     update, batches = _compile(make_update(pieces, config), state, resident, batches)
     with Progress(start, total, config.batch_size) as progress, Writer(folder, start) as log, profiler:
-      for steps, batch in zip(
-        plan, batches, strict=False
-      ):  # a range of one step, unless config.steps_per_call > 1
+      for steps, batch in zip(plan, batches, strict=False):  # one step, unless config.steps_per_call > 1
         profiler.before(steps[0])
         state, metrics = update(state, resident, batch)
         if one_at_a_time:
