@@ -108,7 +108,7 @@ def test_the_step_never_asks_the_host(step):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_neighbors", [4, 9, 25])
+@pytest.mark.parametrize("num_neighbors", [5, 9, 25])  # 4 x 192 are the hidden channels
 def test_vit_tiny_needs_little_memory_whatever_the_number_of_neighbors(one_device, num_neighbors):
   with one_device():
     step = Step(
