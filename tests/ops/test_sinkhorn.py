@@ -101,15 +101,15 @@ def test_auto_is_exponential_where_that_fits_and_logarithmic_elsewhere():
   auto, exp, log = (
     fast_jit(functools.partial(sinkhorn, iterations=5, domain=domain)) for domain in ("auto", "exp", "log")
   )
-  np.testing.assert_array_equal(auto(cost, 0.1), exp(cost, 0.1))
+  np.testing.assert_allclose(auto(cost, 0.1), exp(cost, 0.1), rtol=1e-5)
   far = cost.copy()
   far[:, :, 3] += 50.0  # a column that is dear for everyone
   assert not np.all(np.isfinite(exp(far * 4, 0.1)))
-  np.testing.assert_array_equal(auto(far * 4, 0.1), log(far * 4, 0.1))
+  np.testing.assert_allclose(auto(far * 4, 0.1), log(far * 4, 0.1), rtol=1e-5)
   weight = np.random.default_rng(5).normal(size=cost.shape).astype(np.float32)
   slope = lambda solve, c: fast_jit(jax.grad(lambda c: jnp.sum(weight * jnp.exp(solve(c, 0.1)))))(c)
   np.testing.assert_allclose(slope(auto, cost), slope(log, cost), rtol=1e-3, atol=1e-5)
-  np.testing.assert_array_equal(slope(auto, far * 4), slope(log, far * 4))
+  np.testing.assert_allclose(slope(auto, far * 4), slope(log, far * 4), rtol=1e-3, atol=1e-5)
 
 
 def gradient(cost, regularization, **options):
