@@ -50,9 +50,9 @@ def name_of(path: str) -> str:
   return pathlib.Path(file).stem + (f"-{clean}" if clean else "")
 
 
-def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+def override(config: ConfigDict, overrides: Sequence[str] = ()) -> ConfigDict:
   """Applies command-line overrides to a config and locks it."""
-  words = _join_values(overrides)
+  words = join_values(overrides)
   check_fields(config)
   config = ConfigDict(_exchange_members(config.to_dict(), words))
   complete(config)
@@ -69,8 +69,8 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
   return values.config
 
 
-def _join_values(overrides: Sequence[str]) -> list[str]:
-  """["--config.a", "1"] -> ["--config.a=1"]; anything that is no override is an error."""
+def join_values(overrides: Sequence[str]) -> list[str]:
+  """["--config.a", "1"] -> ["--config.a=1"]; UserError for anything that is no override."""
   words: list[str] = []
   for word in overrides:
     if word.startswith("--config."):
