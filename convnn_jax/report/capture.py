@@ -14,6 +14,7 @@ from convnn_jax import data
 from convnn_jax.attention import TokenGrid
 from convnn_jax.errors import UserError
 from convnn_jax.report.token_places import Places, in_windows, spanning
+from convnn_jax.training import config as config_lib
 from convnn_jax.training import restore
 from convnn_jax.training import workdir as workdir_lib
 from convnn_jax.training.assemble import assemble
@@ -79,6 +80,10 @@ def capture(workdir: str, images: Sequence[int], step: int | str = "last") -> Ca
     UserError: no run, no checkpoint, no such image, or a model that shows no attention weights.
   """
   folder, config = workdir_lib.load_config(workdir)
+  try:
+    config = config_lib.override(config)
+  except UserError as error:
+    raise UserError(f"{folder / 'config.json'}: {error}") from error
   restore.fit_mesh(config)
   pieces = assemble(config)
   number, variables = restore.restore_variables(folder, pieces, step)

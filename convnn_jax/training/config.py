@@ -50,7 +50,7 @@ def name_of(path: str) -> str:
   return pathlib.Path(file).stem + (f"-{clean}" if clean else "")
 
 
-def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+def override(config: ConfigDict, overrides: Sequence[str] = ()) -> ConfigDict:
   """Applies command-line overrides to a config and locks it."""
   words = exchange.join_values(overrides)
   check_fields(config)

@@ -261,3 +261,10 @@ def test_numbers_over_the_layers_of_two_runs():
 def test_no_run(tmp_path):
   with pytest.raises(UserError, match="holds no run"):
     attention_maps.main([f"--workdir={tmp_path}"])
+
+
+def test_a_config_that_is_no_whole_one_is_named(tmp_path):
+  for text in ("{}", '{"data": {"name": "digits"}, "model": {"name": "vit"}, "num_epochs": 1}'):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config.json"):
+      attention_maps.main([f"--workdir={tmp_path}"])
