@@ -5,6 +5,9 @@ r"""The variants of self-optimal transport in CCT-2/3x2 beside plain attention, 
 
 `sweep()` lists the runs: SOT(Q) and SOT(Q, K) with and without softmax, and SOT(Q, K^T). Published (CIFAR-10, best of
 30 epochs on the test set, one run each): see the configs of the variants. Measured: docs/sot.md.
+
+On Fashion-MNIST SOT(Q, K^T), which needs as many tokens as channels of a head, has 32 pixels and the others the data's
+own 28: compare them at --config.data.image_size=32.
 """
 
 from configs import cct_2_3x2

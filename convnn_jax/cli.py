@@ -83,13 +83,15 @@ def train(argv: Sequence[str]) -> None:
     raise UserError(f"--profile={args.profile} must be a number of steps, 0 for none.")
 
   from convnn_jax.training import config as config_lib
+  from convnn_jax.training import exchange
 
   config = config_lib.load(args.config, rest)
   _start(args)
   from convnn_jax.training.loop import train as train_loop
 
   workdir = args.workdir or os.path.join("runs", config_lib.name_of(args.config))
-  train_loop(config, workdir, profile_steps=args.profile)
+  with exchange.explaining(args.config, rest):
+    train_loop(config, workdir, profile_steps=args.profile)
 
 
 def evaluate(argv: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 
 from convnn_jax.errors import UserError
 
@@ -70,3 +71,9 @@ def head_width(width: int, num_heads: int, head_dim: int = 0) -> int:
 def wants_weights(module) -> bool:
   """True when the caller asked for sown values, so that a variant makes [b h n m] only then."""
   return module.is_mutable_collection("intermediates")
+
+
+def sow_padding(module, num_padding: int) -> None:
+  """Says that the last columns of the weights that `module` sows, so many, stand for no token."""
+  if num_padding:
+    module.sow("intermediates", "attention_padding", jnp.asarray(num_padding))

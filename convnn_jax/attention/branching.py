@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from convnn_jax.attention import make_attention
-from convnn_jax.attention.base import wants_weights
+from convnn_jax.attention.base import sow_padding, wants_weights
 from convnn_jax.errors import UserError
 from convnn_jax.layers.dense import dense
 
@@ -56,12 +56,16 @@ class BranchingAttention(nn.Module):
     parts = [("first", self.first, 0, split), ("second", self.second, split, c)]
     ran = [branch(*part) for part in parts if part[2] < part[3]]
     if wants_weights(self):
-      self.sow("intermediates", "attention_weights", _all_heads([module for module, _ in ran]))
+      weights = _all_heads([module for module, _ in ran])
+      self.sow("intermediates", "attention_weights", weights)
+      sow_padding(self, weights.shape[-1] - (x if context is None else context).shape[1])
     out = jnp.concatenate([result for _, result in ran], axis=-1)
     return out if len(ran) == 1 else dense(c, c, bias=True, name="mix", dtype=self.dtype)(out)
 
 
 def _all_heads(modules):
-  """The branches' weights [b h n m], heads of the first, then of the second."""
-  sown = (module.get_variable("intermediates", "attention_weights")[-1] for module in modules)
-  return jnp.concatenate([weights.astype(jnp.float32) for weights in sown], axis=1)
+  """The branches' weights [b h n m], heads of the first, then of the second; padding of one is 0 in the other."""
+  sown = [module.get_variable("intermediates", "attention_weights")[-1] for module in modules]
+  most = max(weights.shape[-1] for weights in sown)
+  padded = lambda weights: jnp.pad(weights, ((0, 0), (0, 0), (0, 0), (0, most - weights.shape[-1])))
+  return jnp.concatenate([padded(weights.astype(jnp.float32)) for weights in sown], axis=1)

@@ -53,8 +53,9 @@ class ConvNNAttention(nn.Module):
     candidates: "all", "random" (drawn anew each step, shared by the batch; evaluation uses one fixed draw
       unless given a "candidates" rng), "spatial" (evenly spaced along the sequence) or "spatial_grid" (evenly
       spaced rows and columns of patches, our reading of the published README's "3x3"; needs `grid`).
-    num_candidates: how many tokens are sampled; for "spatial_grid" it must be a square, 9 for 3x3.
-    candidate_padding: tokens left out at both ends by "spatial".
+    num_candidates: how many tokens are sampled; for "spatial_grid" it must be a square, 9 for 3x3. Has no part with
+      candidates="all".
+    candidate_padding: tokens left out at both ends by "spatial", of which alone it is.
     similarity_on: what is compared: "features", "positions" (the place along the sequence in [-1, 1], nothing
       projected) or "both" (the position as one more channel). The published README names such flags, its code has
       none: these two words are our definition.
@@ -104,6 +105,7 @@ class ConvNNAttention(nn.Module):
     """See Attention.__call__; `context` is possible with candidates="all" only."""
     check(self, context)
     c = x.shape[-1]
+    d = self._head_width(c)
     source = x if context is None else context
     n, m = x.shape[1], source.shape[1]
     chosen = self._candidate_tokens(n, train, grid)  # None or [m'] token positions
@@ -117,7 +119,6 @@ class ConvNNAttention(nn.Module):
     query = self._read(x, "query", _positions(n))
     key = self._read(compared, "key", places_compared)
     value = self._read(source, "value", places)
-    d = self._head_width(c)
 
     # The kernel takes no bias and shows no weights; the other implementations do both.
     if self.implementation == "pallas" and bias is None and not wants_weights(self):

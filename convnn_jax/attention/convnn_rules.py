@@ -1,5 +1,6 @@
 """Which fields of ConvNN attention go together; the words of its fields."""
 
+from convnn_jax import registry
 from convnn_jax.errors import UserError, choose, is_known, unknown_name
 from convnn_jax.ops import neighbors
 from convnn_jax.ops.similarity import SIMILARITIES
@@ -27,6 +28,11 @@ def check(spec, context):
   _check_kernel(spec)
   if spec.candidates not in CANDIDATES:
     raise unknown_name("candidates", spec.candidates, CANDIDATES)
+  if spec.candidate_padding and spec.candidates != "spatial":
+    raise UserError(
+      f"candidate_padding={spec.candidate_padding} has no effect with candidates='{spec.candidates}'; leave it out, or"
+      " use candidates='spatial'."
+    )
   _check_quirks(spec)
   if is_known(spec.temperature) and spec.temperature < 1e-6:  # smaller ones overflow in float32
     raise UserError(f"temperature={spec.temperature} must be at least 1e-6.")
@@ -89,6 +95,12 @@ def _check_quirks(spec):
         f"The quirk '{quirk}' needs {what}; it has no effect with similarity='{spec.similarity}' and"
         f" candidates='{spec.candidates}'. Leave it out."
       )
+  usual = registry.defaults(type(spec))["self_fill_value"]
+  if "self_fill" not in spec.quirks and is_known(spec.self_fill_value) and spec.self_fill_value != usual:
+    raise UserError(
+      f"self_fill_value={spec.self_fill_value} has no effect without the quirk 'self_fill'; leave it out, or give"
+      " quirks=('self_fill',)."
+    )
 
 
 def _check_positions(spec):

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from convnn_jax.attention.base import head_width
+from convnn_jax.attention.base import head_width, sow_padding
 from convnn_jax.attention.core import attend, no_context, project_qkv
 from convnn_jax.errors import UserError, unknown_name
 from convnn_jax.layers.dense import dense, merge_dense
@@ -99,6 +99,7 @@ class LocalAttention(nn.Module):
       quirks=self.quirks,
     )
     out = attend(self, scores, pad_tokens(value, scores.shape[-1]), train=train)
+    sow_padding(self, scores.shape[-1] - x.shape[1])
     sees_something = jnp.max(scores, axis=-1) > masks.HIDDEN / 2  # [b h n]
     out = jnp.where(jnp.swapaxes(sees_something, 1, 2)[..., None], out, 0)
     if self.gate:

@@ -67,11 +67,10 @@ class NeighborhoodAttention(nn.Module):
     return Dropout(self.dropout_rate)(out, deterministic=not train)
 
   def _mask(self, num_tokens, grid):
-    along = lambda count: masks.neighborhood(
-      count, self.window_size, dilation=self.dilation, stride=self.stride, causal=self.causal
-    )
+    options = dict(dilation=self.dilation, stride=self.stride, causal=self.causal)
+    along = lambda count, counted: masks.neighborhood(count, self.window_size, counted=counted, **options)
     if self.layout == "sequence":
-      return along(num_tokens)
+      return along(num_tokens, "tokens")
     if self.layout != "grid":
       raise unknown_name("layout", self.layout, LAYOUTS)
     if grid is None or grid.num_tokens != num_tokens:
@@ -79,4 +78,5 @@ class NeighborhoodAttention(nn.Module):
         f"neighborhood attention with layout='grid' needs the TokenGrid of its {num_tokens} tokens, not {grid}; use"
         " layout='sequence' where there is none."
       )
-    return masks.with_prefix(np.kron(along(grid.rows), along(grid.columns)), grid.num_prefix)
+    rows, columns = along(grid.rows, "rows of the grid"), along(grid.columns, "columns of the grid")
+    return masks.with_prefix(np.kron(rows, columns), grid.num_prefix)

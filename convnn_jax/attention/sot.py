@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from convnn_jax import registry
 from convnn_jax.attention.base import head_width, wants_weights
 from convnn_jax.attention.core import attend, mix, no_context, project_qkv
-from convnn_jax.errors import UserError, unknown_name
+from convnn_jax.errors import UserError, is_known, unknown_name
 from convnn_jax.layers.dense import merge_dense
 from convnn_jax.ops.self_transport import choose_domain, self_transport
 
@@ -38,7 +38,8 @@ class SotAttention(nn.Module):
     regularization: weight of the entropy; the smaller, the fewer partners a token has.
     iterations: Sinkhorn steps; at a regularization of 0.025 about 50 are needed to converge.
     metric, cost_scale, marginal, link, rescale, diagonal, mask_value, diagonal_value, gradient, domain: see
-      `self_transport`, and PRESETS there for the set of the transform's authors.
+      `self_transport`, and PRESETS there for the set of the transform's authors. The two values are those of
+      diagonal="masked".
     stop_threshold: see `sinkhorn`; 0 = never. 0.1 in the published code, where results depend on the rest of the batch.
     dropout_rate: on the attention weights.
     qkv_bias: biases on the query, key and value projections.
@@ -138,6 +139,14 @@ class SotAttention(nn.Module):
       raise unknown_name("variant", self.variant, VARIANTS)
     if self.normalization not in NORMALIZATIONS:
       raise unknown_name("normalization", self.normalization, NORMALIZATIONS)
+    if is_known(self.stop_threshold) and self.stop_threshold < 0:
+      raise UserError(f"stop_threshold={self.stop_threshold} must be at least 0 (0 = never).")
+    for field in ("mask_value", "diagonal_value") if self.diagonal == "kept" else ():
+      value = getattr(self, field)
+      if is_known(value) and value != registry.defaults(SotAttention)[field]:
+        raise UserError(
+          f"{field}={value} has no effect with diagonal='kept'; leave it out, or use diagonal='masked'."
+        )
     if self.variant == "query_key_transposed" and n != d:
       raise UserError(
         f"variant='query_key_transposed' compares {n} tokens with the d={d} channels of a head, which must be as many;"

@@ -47,7 +47,7 @@ class WindowAttention(nn.Module):
     rel_pos_weight: a factor per head and offset, added to that of the similarity: "none", "table" or "mlp".
     rel_pos_weight_bound: like relative_bias_bound.
     rel_pos_weight_std: standard deviation of the initial table, or of both kernels of the MLP; 0 = starts as without
-      weights (the MLP's last kernel is 0). Published: 1e-4 and 2e-4.
+      weights (the MLP's last kernel is 0). Published: 1e-4 and 2e-4. 0 with rel_pos_weight="none".
     qkv_bias: biases on the projections; with similarity="cosine" the key has none.
     dropout_rate: on the attention weights.
     dtype: compute dtype; scores and softmax stay float32.
@@ -125,6 +125,11 @@ class WindowAttention(nn.Module):
     choose("rel_pos_weight_bound", self.rel_pos_weight_bound, BOUNDS)
     if self.rel_pos_weight_std < 0:
       raise UserError(f"rel_pos_weight_std={self.rel_pos_weight_std} must be at least 0.")
+    if self.rel_pos_weight_std and self.rel_pos_weight == "none":
+      raise UserError(
+        f"rel_pos_weight_std={self.rel_pos_weight_std} has no effect with rel_pos_weight='none'; leave it out, or use"
+        " rel_pos_weight='table' or 'mlp'."
+      )
     if grid is None or grid.num_tokens != num_tokens:
       raise UserError(
         f"window attention needs the TokenGrid of its {num_tokens} tokens, not {grid}: it relates positions."

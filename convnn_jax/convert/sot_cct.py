@@ -49,14 +49,16 @@ def transport(options: Mapping[str, Any]) -> dict[str, Any]:
     link=PUBLISHED.word(options, "link", "sigmoid"),
     regularization=options.get("reg", 0.1),
     iterations=options.get("iterations", 10),
-    mask_value=options.get("mask_value", 1000.0),
-    diagonal_value=options.get("diag_value", 1.0),
     diagonal="masked" if options.get("mask_diag", True) else "kept",
     rescale="max" if options.get("grad_through_max", True) else "constant_max",
   )
+  if fields["diagonal"] == "masked":  # elsewhere they have no part, here as there
+    fields |= dict(
+      mask_value=options.get("mask_value", 1000.0), diagonal_value=options.get("diag_value", 1.0)
+    )
   if not options.get("max_scale", True):
     fields["rescale"] = "none"
-  if options.get("stop_threshold") is not None:
+  if (options.get("stop_threshold") or 0) > 0:  # nothing moves by less than 0
     fields["stop_threshold"] = options["stop_threshold"]
   return fields
 

@@ -86,6 +86,8 @@ class CompactBlock(nn.Module):
 class CCT(nn.Module):
   """images [b y x c], of any shape -> logits [b num_classes] in float32.
 
+  Every config has all fields; those of the tokenizer that is not chosen have no part.
+
   Attributes:
     num_classes: width of the output.
     tokenizer: "convolution" (stages of convolution, ReLU and max-pooling) or "patches".

@@ -39,12 +39,12 @@ class ViT(nn.Module):
     dropout_rate: after attention, in and after the MLP.
     embedding_dropout_rate: on the tokens that enter the first block.
     position_embedding: "sincos", "sincos_one_frequency" (a published slip), "learned" or "none".
-    position_std: standard deviation of new learned positions.
+    position_std: standard deviation of new learned positions; others have none.
     num_positions: rows of the learned table, of which the first are used; 0 = one per token. The published study has
       hundreds of times more rows than tokens.
     pooling: "cls" (a class token in front, which is read out), "mean" (no class token, mean of all tokens), "mean_all"
       (mean of class token and patches) or "query" (learned queries cross-attend to the tokens, by the same attention).
-    num_queries: of pooling="query".
+    num_queries: of pooling="query"; 1 with any other.
     final_norm: "none", "layer_norm" (of the tokens, before pooling) or "after_pooling".
     norm_epsilon: of the norms in the blocks and of the final one; pretrained ViTs have 1e-6 (published code, timm) or
       1e-12 (Hugging Face).
@@ -129,6 +129,11 @@ class ViT(nn.Module):
     if self.attention is None:
       raise UserError("model.attention must name an attention, for example dict(name='softmax').")
     choose("pooling", self.pooling, POOLINGS)
+    if self.num_queries != 1 and self.pooling != "query":
+      raise UserError(
+        f"model.num_queries={self.num_queries} has no effect with pooling='{self.pooling}'; leave it out, or use"
+        " pooling='query'."
+      )
     if self.final_norm not in FINAL_NORMS:
       raise unknown_name("final_norm", self.final_norm, FINAL_NORMS)
     for field in ("width", "depth", "mlp_dim"):

@@ -41,14 +41,20 @@ def strided(num_tokens: int, stride: int) -> np.ndarray:
 
 
 def neighborhood(
-  num_tokens: int, window: int, *, dilation: int = 1, stride: int = 1, causal: bool = False
+  num_tokens: int,
+  window: int,
+  *,
+  dilation: int = 1,
+  stride: int = 1,
+  causal: bool = False,
+  counted: str = "tokens",
 ) -> np.ndarray:
   """Each query sees exactly `window` keys: the nearest ones, the window moved inwards at the ends.
 
   Source: Hassani et al., "Neighborhood Attention Transformer", section 3, one dimension. With a dilation s, the
   tokens of equal residue mod s are sequences of their own; with a stride t, the queries of a group of t share the
   window of the group's middle member. Causal: the last `window` keys up to the group's last member, but none behind
-  the query itself; with stride 1 exactly `window` keys.
+  the query itself; with stride 1 exactly `window` keys. `counted` names the tokens in error messages, such as "rows".
 
   Raises:
     UserError: window * dilation exceeds the number of tokens.
@@ -57,7 +63,7 @@ def neighborhood(
     raise UserError(f"window_size={window}, dilation={dilation} and stride={stride} must be at least 1.")
   if window * dilation > num_tokens:
     raise UserError(
-      f"window_size={window} times dilation={dilation} must be at most {num_tokens}, the number of tokens."
+      f"window_size={window} times dilation={dilation} must be at most {num_tokens}, the number of {counted}."
     )
   mask = np.zeros((num_tokens, num_tokens), bool)
   left, right = window // 2, window // 2 + window % 2 - 1

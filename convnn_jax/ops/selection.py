@@ -207,12 +207,12 @@ def keep_neighbors(scores: jax.Array, num_neighbors: int) -> jax.Array:
 
   def count(condition):
     """How many candidates of a row meet it: [b h n 1]."""
-    begins = range(0, m, _LANES)  # what two groups share counts once
-    met = (
-      (condition(keys, at) & (at >= begin)).astype(jnp.float32)
-      for (keys, at), begin in zip(groups, begins, strict=True)
-    )
-    return jnp.sum(functools.reduce(jnp.add, met), axis=-1, keepdims=True)
+    met = [condition(*group) for group in groups]
+    if m > _LANES and m % _LANES:  # what the last two groups share counts once
+      met[-1] &= groups[-1][1] >= m // _LANES * _LANES
+    # Added as integers: of a chain of float sums the compiler makes one pass each.
+    total = functools.reduce(jnp.add, (group.astype(jnp.int32) for group in met))
+    return jnp.sum(total, axis=-1, keepdims=True)
 
   bits = jnp.iinfo(keys.dtype).bits
   one = jnp.ones((), keys.dtype)

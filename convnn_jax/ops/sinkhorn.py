@@ -37,7 +37,7 @@ def sinkhorn(
 
   Args:
     cost: [b ... n m].
-    regularization: reg > 0, weight of the entropy: the smaller, the sharper the plan and the slower its convergence.
+    regularization: reg >= 1e-6, weight of the entropy: the smaller, the sharper the plan, the slower its convergence.
     iterations: steps, each rows and then columns; always all of them unless there is a `stop_threshold`.
     marginal: "uniform" (each of n rows sums to 1 / n, each of m columns to 1 / m) or "unit" (to 1; needs n = m).
     gradient: "unrolled" is the derivative of the steps that were done. "implicit" is that of the fixed point they lead
@@ -77,8 +77,9 @@ def sinkhorn(
 def _check(cost, regularization, iterations, gradient, stop_threshold):
   if cost.ndim < 2:
     raise UserError(f"The cost must have rows and columns; its shape is {cost.shape}.")
-  if isinstance(regularization, (int, float)) and not regularization > 0:  # it may be traced
-    raise UserError(f"regularization={regularization} must be larger than 0.")
+  # It may be traced. Smaller ones overflow in float32.
+  if isinstance(regularization, (int, float)) and not regularization >= 1e-6:
+    raise UserError(f"regularization={regularization} must be at least 1e-6.")
   if iterations < 1:
     raise UserError(f"iterations={iterations} must be at least 1.")
   if gradient not in GRADIENTS:
@@ -141,6 +142,10 @@ def _potentials(domain, iterations, log_marginals, threshold, kernel):
   return f, g
 
 
+# What the implicit gradient adds to a diagonal, in units of rounding.
+_DAMPING = 32
+
+
 def _implicit(solve):
   """`solve` with the derivative of its fixed point.
 
@@ -148,6 +153,11 @@ def _implicit(solve):
   df + A dg = -sum_j A dL and dg + B^T df = -sum_i B dL. The backward pass solves the transposed system. Shifting f up
   and g down by a constant leaves the plan alone, so the system is singular in that direction; adding 1 / m to each
   entry of its matrix makes it regular without changing the gradient.
+
+  A plan that falls apart into blocks (few partners per token: a small regularization, tokens in equal pairs) has such
+  a direction for each of them, or nearly: that shift changes only the entries of the plan between the blocks. What
+  is added to the diagonal is larger than the rounding of the matrix, whose eigenvalues lie between 0 and 1, so the
+  system stays regular; the gradient is wrong by no more than what is added where the shift matters as little.
   """
 
   @jax.custom_vjp
@@ -166,7 +176,8 @@ def _implicit(solve):
     product = functools.partial(jnp.einsum, precision="highest")
     m = kernel.shape[-1]
     overlap = product("...nm,...nk->...mk", by_rows, by_columns)
-    matrix = jnp.broadcast_to(jnp.eye(m, dtype=kernel.dtype) + 1 / m, overlap.shape) - overlap
+    diagonal = 1 + _DAMPING * jnp.finfo(kernel.dtype).eps
+    matrix = jnp.broadcast_to(diagonal * jnp.eye(m, dtype=kernel.dtype) + 1 / m, overlap.shape) - overlap
     right = for_g - product("...nm,...n->...m", by_rows, for_f)
     on_columns = jnp.linalg.solve(matrix, right[..., None])[..., 0]
     on_rows = for_f - product("...nm,...m->...n", by_columns, on_columns)

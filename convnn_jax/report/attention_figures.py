@@ -110,9 +110,10 @@ def query_maps(captures, layers: list[Layer | None], image: int, heads: list[int
   for column, (_, layer) in enumerate(found):
     window, token = layer.places.find(*locate(layer.grid, place))
     visible = layer.places.visible
-    visible = np.ones(layer.weights.shape[-1], bool) if visible is None else visible[window, token]
+    n = layer.weights.shape[-2]  # of the columns, those behind are padding
+    visible = np.ones(n, bool) if visible is None else visible[window, token]
     for head in (h for h in heads if _has(layer, h, 0)):
-      row = layer.weights[image, window, head, token]
+      row = layer.weights[image, window, head, token, :n]
       shown = np.where(visible, row, np.nan) * visible.sum()
       relative[column, head] = layer.places.row_to_image(shown, window)
       prefix[column, head] = row[: layer.grid.num_prefix]
@@ -205,7 +206,7 @@ def token_maps(captures, layers: list[Layer | None], image: int, heads: list[int
       for side, (what, scale) in enumerate(zip(("diagonal", "entropy / log n"), scales, strict=True)):
         axis = axes[row, 1 + 2 * column + side]
         if (column, head) not in maps or np.isnan(maps[column, head][side]).all():
-          figures.blank(axis, "no such head" if (column, head) not in maps else "weights of either sign")
+          figures.blank(axis, _why_blank(found[column][1], (column, head) in maps))
           continue
         figures.token_map(axis, maps[column, head][side], scale)
         figures.borders(axis, layer.places.groups())
@@ -213,6 +214,11 @@ def token_maps(captures, layers: list[Layer | None], image: int, heads: list[int
   figures.colour_bar(figure, axes[:, 1:], scales[1], "share of the row on the token itself; entropy / log n")
   _heading(figure, heading)
   return figure
+
+
+def _why_blank(layer: Layer, has_head: bool) -> str:
+  n, m = layer.weights.shape[-2:]
+  return "no such head" if not has_head else "padding among the keys" if n != m else "weights of either sign"
 
 
 def _placed(captures, layers) -> list[tuple[Capture, Layer]]:

@@ -20,7 +20,7 @@ from convnn_jax import cli
 from convnn_jax.errors import UserError
 from convnn_jax.report import rows as tables
 from convnn_jax.report.attention_stats import COLUMNS, statistics
-from convnn_jax.report.capture import Capture, capture
+from convnn_jax.report.capture import Capture, capture, number_of_images
 from convnn_jax.training.metrics import say
 
 
@@ -28,13 +28,14 @@ def main(argv: Sequence[str]) -> None:
   """Parses flags, looks at every run, writes the report."""
   args = _parse(argv)
   step = int(args.step) if args.step.isdigit() else args.step
-  images = tables.numbers("--images", args.images, 1 << 31, "image")
+  fewest = min(number_of_images(workdir) for workdir in args.workdir)
+  images = tables.numbers("--images", args.images, fewest, "image")
   captures = _with_distinct_names([capture(workdir, images, step) for workdir in args.workdir], args.workdir)
   depth = max(len(c.layers) for c in captures)
   layers = tables.numbers("--layer", args.layer, depth, "layer")
-  most_heads = max(layer.weights.shape[2] for c in captures for layer in c.layers)
-  heads = tables.numbers("--head", args.head, most_heads, "head")
-  most_windows = max(layer.weights.shape[1] for c in captures for layer in c.layers)
+  drawn = [c.layers[number] for c in captures for number in layers if number < len(c.layers)]
+  heads = tables.numbers("--head", args.head, max(layer.weights.shape[2] for layer in drawn), "head")
+  most_windows = max(layer.weights.shape[1] for layer in drawn)
   (window,) = tables.numbers("--window", str(args.window), most_windows, "window")
   places = _places(args.query, captures)
 
@@ -153,12 +154,17 @@ def _draw(folder, captures, images, layers, heads, window, places, rows, picture
   from convnn_jax.report.figures import save
 
   yield save(draw.over_layers(rows), folder / "layers.png")
+  has = lambda layer, head: layer is not None and head < layer.weights.shape[2]
   for i, index in enumerate(images) if pictures == "images" else ():
     seen = ", ".join(f"{c.name} says {c.predictions[i]}" for c in captures)
     about = f"test image {index}, class {captures[0].labels[i]} ({seen})"
     for number in layers:
       here = [c.layers[number] if number < len(c.layers) else None for c in captures]
-      used = [h for h in heads if any(layer is not None and h < layer.weights.shape[2] for layer in here)]
+      used = [h for h in heads if any(has(layer, h) for layer in here)]
+      if not used:
+        if i == 0:
+          say(f"layer {number} has no head {', '.join(map(str, heads))}: no pictures of it")
+        continue
       stem = f"image{index}-layer{number}"
       figure = draw.heatmaps(captures, here, i, used, window, f"Attention, {about}")
       yield save(figure, folder / f"{stem}-heatmaps.png")

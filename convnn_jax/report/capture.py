@@ -14,6 +14,7 @@ from convnn_jax import data
 from convnn_jax.attention import TokenGrid
 from convnn_jax.errors import UserError
 from convnn_jax.report.token_places import Places, in_windows, spanning
+from convnn_jax.training import config as config_lib
 from convnn_jax.training import restore
 from convnn_jax.training import workdir as workdir_lib
 from convnn_jax.training.assemble import assemble
@@ -27,7 +28,8 @@ class Layer:
 
   Attributes:
     name: path of the module, for example "block_0".
-    weights: float32 [b w h n m]; w windows of an image, 1 where attention spans all tokens.
+    weights: float32 [b w h n m]; w windows of an image, 1 where attention spans all tokens. Where there are places
+      and m > n, the last columns are padding.
     scores: the same shape before normalisation, or None if the variant has none; -inf where hidden.
     row_error: [b w h], distance of a transport plan's rows from their marginal, or None.
     places: of the n tokens of each window on the image, or None where that is unknown.
@@ -78,6 +80,10 @@ def capture(workdir: str, images: Sequence[int], step: int | str = "last") -> Ca
     UserError: no run, no checkpoint, no such image, or a model that shows no attention weights.
   """
   folder, config = workdir_lib.load_config(workdir)
+  try:
+    config = config_lib.override(config)
+  except UserError as error:
+    raise UserError(f"{folder / 'config.json'}: {error}") from error
   restore.fit_mesh(config)
   pieces = assemble(config)
   number, variables = restore.restore_variables(folder, pieces, step)
@@ -110,6 +116,12 @@ def capture(workdir: str, images: Sequence[int], step: int | str = "last") -> Ca
   )
 
 
+def number_of_images(workdir: str) -> int:
+  """How many test images a run has; UserError if there is no run or no data."""
+  _, config = workdir_lib.load_config(workdir)
+  return len(data.open_dataset(config.data).test)
+
+
 def _load(split, indices):
   """(uint8 [b Y X c], labels [b]) of a split's examples."""
   if split.kind == "memory":
@@ -137,7 +149,7 @@ def find_layers(sown: dict, num_images: int, image_shape) -> list[Layer]:
       same = lambda values, number=number: values[number] if len(values) == len(every) else None
       by_image = lambda x: None if x is None else x.reshape(num_images, -1, *x.shape[1:])
       weights, score, error = by_image(weights), by_image(same(scores)), by_image(same(errors))
-      here = _places(same(places), weights.shape, image_shape)
+      here = _places(same(places), weights.shape, image_shape, (*path, "attention_padding") in sown)
       score = None if score is None or score.shape != weights.shape else score
       if score is not None and here is not None and here.visible is not None:
         score = np.where(here.visible[None, :, None], score, -np.inf)
@@ -153,12 +165,12 @@ def find_layers(sown: dict, num_images: int, image_shape) -> list[Layer]:
   return layers
 
 
-def _places(sown, shape, image_shape) -> Places | None:
-  """Of an attention with weights of `shape` [b w h n m]."""
+def _places(sown, shape, image_shape, padded: bool) -> Places | None:
+  """Of an attention with weights of `shape` [b w h n m]; `padded`: the columns beyond n are no tokens."""
   windows, n, m = shape[1], *shape[-2:]
   if sown is not None:
     return in_windows(sown)
-  grid = infer_grid(n, image_shape) if windows == 1 and n == m else None
+  grid = infer_grid(n, image_shape) if windows == 1 and (n == m or padded) else None
   return None if grid is None else spanning(grid)
 
 

@@ -23,7 +23,7 @@ from convnn_jax import cli
 from convnn_jax.errors import UserError
 from convnn_jax.report.rows import Column, digits, fresh_folder, markdown, write_table
 from convnn_jax.training import config as config_lib
-from convnn_jax.training import sharding
+from convnn_jax.training import exchange, sharding
 from convnn_jax.training import workdir as workdir_lib
 from convnn_jax.training.assemble import assemble
 from convnn_jax.training.loop import make_update
@@ -61,7 +61,10 @@ def main(argv: Sequence[str]) -> None:
   args, words = _parse(argv)
   batches = _batches(args.batch)
   loaded = [(path, config_lib.load(path, words)) for path in args.config]
-  prepared = [(config_lib.name_of(path), _prepare(config, batches)) for path, config in loaded]
+  prepared = []
+  for path, config in loaded:
+    with exchange.explaining(path, words):
+      prepared.append((config_lib.name_of(path), _prepare(config, batches)))
   rows = []
   for name, (config, pieces) in prepared:
     for batch in batches:

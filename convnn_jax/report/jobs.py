@@ -49,9 +49,11 @@ def run(points, root: pathlib.Path, count: int, command: list[str]) -> tuple[boo
       time.sleep(_POLL_SECONDS)
       for process in [p for p in running if p.poll() is not None]:
         point = running.pop(process)
-        reason = _last_line(root, point)
+        # A process that was killed, by the system for its memory for example, could not say so itself.
+        killed = process.returncode < 0
+        reason = f"killed by signal {-process.returncode}" if killed else _last_line(root, point)
         if process.returncode == 2:
-          mistakes.append(f"{point.name}: {reason}")
+          mistakes.append(reason if point.name in reason else f"{point.name}: {reason}")
         elif process.returncode and not stopping:
           failed[point.name] = reason
         say(f"{'ended' if process.returncode == 0 else 'failed'} {point.name}  {reason}")

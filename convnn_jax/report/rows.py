@@ -103,7 +103,7 @@ def _occupied(path: pathlib.Path) -> bool:
 
 
 def numbers(flag: str, text: str, limit: int, what: str) -> list[int]:
-  """ "all", "0,2" or "0-7" -> positions below `limit`; UserError naming the flag otherwise."""
+  """ "all", "0,2" or "0-7" -> positions below `limit`, each once; UserError naming the flag otherwise."""
   if text == "all":
     return list(range(limit))
   found = []
@@ -117,4 +117,4 @@ def numbers(flag: str, text: str, limit: int, what: str) -> list[int]:
     if last < first:
       raise UserError(f"{flag}={text}: {word.strip()} counts down; write {last}-{first}.")
     found += range(first, last + 1)
-  return found
+  return list(dict.fromkeys(found))

@@ -1,7 +1,7 @@
 """Runs the points of a sweep, each an ordinary run in a folder of its own, and tells what came out.
 
-    python -m convnn_jax.report.sweep --config=configs/lr_sweep.py:digits
-    python -m convnn_jax.report.sweep --config=configs/lr_sweep.py:digits --vmap=8
+    python -m convnn_jax.report.sweep --config=configs/sot_entropy_sweep.py:digits
+    python -m convnn_jax.report.sweep --config=configs/sot_entropy_sweep.py:digits --vmap=8
     python -m convnn_jax.report.sweep --config=FILE --jobs=4 --limit=10 --config.num_epochs=5
 
 The same command goes on after an interruption; finished points are not run again. --help lists the flags;
@@ -15,25 +15,35 @@ import sys
 from collections.abc import Sequence
 
 from convnn_jax import cli
-from convnn_jax.errors import RunFailed, UserError
+from convnn_jax.errors import RunFailed, UserError, choose
 from convnn_jax.report import jobs, sweep_results
 from convnn_jax.report.points import Point, read_points
 from convnn_jax.training import config as config_lib
+from convnn_jax.training import exchange
 from convnn_jax.training import workdir as workdir_lib
 from convnn_jax.training.metrics import say
 
 
 def main(argv: Sequence[str]) -> None:
-  """Parses flags, runs what is not finished, writes tables and the plot."""
+  """Parses flags, checks everything, runs what is not finished, writes tables and the plot."""
   args, words = _parse(argv)
   root = pathlib.Path(args.workdir or os.path.join("runs", f"sweep-{config_lib.name_of(args.config)}"))
   if args.only:
     _train([_only(args, words)], root)
     return
+  mine = {"config": args.config, "overrides": words}
+  _check_root(root, mine)
   points = read_points(args.config, words, args.limit)
-  _open(root, args.config, words)
   _check_folders(points, root)
+  baseline = sweep_results.external_baseline(args.baseline)
   waiting = [point for point in points if not _finished(point, root)]
+  if args.jobs > 1:  # this process computes nothing: its share of a GPU's memory belongs to the others
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+  if args.vmap:
+    _check_shapes(points)
+  check_points(waiting, together=bool(args.vmap))
+  _claim(root, mine)  # last: a sweep that cannot run leaves the folder to the corrected one
+
   say(f"{len(points)} points, {len(points) - len(waiting)} of them finished; writing {root}")
   failed = {}
   try:
@@ -44,15 +54,18 @@ def main(argv: Sequence[str]) -> None:
       done, failed = jobs.run(waiting, root, args.jobs, command)
     else:
       done, failed = _train(waiting, root)
-  finally:
-    if any(_finished(point, root) for point in points):
-      sweep_results.write(points, root, args.baseline)
+  except BaseException:
+    for line in sweep_results.write(points, root, baseline):
+      say(f"left out: {line}")  # what ended the sweep comes last
+    raise
+  damaged = sweep_results.write(points, root, baseline)
   if not done:
     say("interrupted; the same command goes on")
-    return
-  if failed:
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+  elif failed:
+    reasons = "; ".join([*(f"{name}: {reason}" for name, reason in failed.items()), *damaged])
     raise RunFailed(f"{len(failed)} of {len(points)} points failed: {reasons}")
+  if damaged:
+    raise UserError(f"left out: {'; '.join(damaged)}")
 
 
 def _parse(argv):
@@ -74,38 +87,60 @@ def _parse(argv):
       raise UserError(f"--{flag}={getattr(args, flag)} must be at least {least}.")
   if args.vmap and args.jobs > 1:
     raise UserError("--jobs and --vmap are two ways to do the same; leave one out.")
-  return args, words
+  return args, _joined(words)
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+  """Overrides in one spelling and order; of a repeated field the last one."""
+  fields = dict(word.split("=", 1) for word in exchange.join_values(words))
+  return sorted(f"{field}={value}" for field, value in fields.items())
 
 
 def _only(args, words) -> Point:
   """The point that a process of --jobs was started for."""
-  part, _, name = args.only.partition("/")
-  return next(p for p in read_points(args.config, words) if (p.part, p.name) == (part, name))
+  points = {f"{point.part}/{point.name}": point for point in read_points(args.config, words)}
+  return choose("point", args.only, points)
 
 
-def _open(root: pathlib.Path, path: str, words: Sequence[str]) -> None:
-  """Makes the sweep's folder, or checks that it is this sweep's."""
-  mine = {"config": path, "overrides": sorted(words)}
+def _normal(note: dict) -> dict:
+  """A sweep's note with its overrides as `_parse` writes them; as it is if it has none."""
+  try:
+    return {**note, "overrides": _joined(note["overrides"])}
+  except (UserError, TypeError, AttributeError):
+    return note
+
+
+def _check_root(root: pathlib.Path, mine: dict) -> None:
+  """Checks that the sweep's folder is this sweep's, or free; changes nothing."""
   note = root / "sweep.json"
   try:
     if note.exists():
       theirs = json.loads(note.read_text())
-      if theirs != mine:
-        shown = lambda it: " ".join([f"--config={it.get('config')}", *it.get("overrides", [])])
+      if not isinstance(theirs, dict) or not isinstance(theirs.get("overrides"), list):
+        raise ValueError("not the note of a sweep")
+      if _normal(theirs) != mine:
+        shown = lambda it: " ".join([f"--config={it.get('config')}", *map(str, it["overrides"])])
         raise UserError(
           f"{root} holds the sweep {shown(theirs)}, not {shown(mine)}; choose another --workdir."
         )
-      return
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
       raise UserError(f"--workdir={root} is there and is no sweep; choose another --workdir.")
-    root.mkdir(parents=True, exist_ok=True)
-    workdir_lib.write_atomically(note, json.dumps(mine, indent=2) + "\n")
   except OSError as error:
     raise UserError(f"--workdir={root} cannot be used: {error.strerror or error}; choose another.") from error
+  except UserError:
+    raise
   except ValueError as error:
-    if isinstance(error, UserError):
-      raise
     raise UserError(f"{note} cannot be read ({error}); choose another --workdir.") from error
+
+
+def _claim(root: pathlib.Path, mine: dict) -> None:
+  """Makes the folder, and notes whose it is."""
+  try:
+    if not (root / "sweep.json").exists():
+      root.mkdir(parents=True, exist_ok=True)
+      workdir_lib.write_atomically(root / "sweep.json", json.dumps(mine, indent=2) + "\n")
+  except OSError as error:
+    raise UserError(f"--workdir={root} cannot be used: {error.strerror or error}; choose another.") from error
 
 
 def folder_of(point: Point, root: pathlib.Path) -> pathlib.Path:
@@ -126,6 +161,45 @@ def _check_folders(points: list[Point], root: pathlib.Path) -> None:
       )
 
 
+def check_points(points: list[Point], *, together: bool = False) -> None:
+  """Builds every point as its run would, shapes only, so that none is found to be impossible after hours.
+
+  Args:
+    points: that will run.
+    together: with --vmap.
+
+  Raises:
+    UserError: a point cannot run, and is named.
+  """
+  if not points:
+    return
+  from convnn_jax.training import members
+  from convnn_jax.training.assemble import assemble
+
+  seen: set[str] = set()
+  for point in points:
+    flat = config_lib.flatten(point.config.to_dict())
+    key = repr(sorted((field, value) for field, value in flat.items() if field != "seed"))
+    try:
+      config_lib.validate(point.config)  # the seed, too
+      if key not in seen:
+        info = assemble(point.config).info
+        if together:
+          members.check_possible(point.config, info)
+    except UserError as error:
+      raise UserError(f"{point.part}/{point.name}: {error}") from error
+    seen.add(key)
+
+
+def _check_shapes(points: list[Point]) -> None:
+  """Refuses --vmap if no two points can share a program."""
+  from convnn_jax.training import members
+
+  shapes = [members.fixed_fields(point.config) for point in points]
+  if len(shapes) > 1 and len(set(shapes)) == len(shapes):
+    members.check_alike([point.config for point in points])  # names what keeps them apart
+
+
 def _finished(point: Point, root: pathlib.Path) -> bool:
   return (folder_of(point, root) / "result.json").exists()
 
@@ -143,6 +217,8 @@ def _train(points: list[Point], root: pathlib.Path) -> tuple[bool, dict[str, str
     except RunFailed as error:
       say(f"failed: {error}")
       failed[point.name] = str(error)
+    except UserError as error:
+      raise UserError(f"{point.part}/{point.name}: {error}") from error
   return True, failed
 
 
@@ -151,10 +227,9 @@ def _vmap(points: list[Point], root: pathlib.Path, size: int) -> tuple[bool, dic
   from convnn_jax.training import members
 
   families: dict[tuple, list[Point]] = {}
-  for point in points:
-    families.setdefault(members.fixed_fields(point.config), []).append(point)
-  if len(points) > 1 and all(len(family) == 1 for family in families.values()):
-    members.check_alike([point.config for point in points])  # names what keeps them apart
+  for point in points:  # those that go on from one step, together
+    key = members.fixed_fields(point.config), members.last_step(folder_of(point, root))
+    families.setdefault(key, []).append(point)
   failed = {}
   for family in families.values():
     for begin in range(0, len(family), size):

@@ -14,18 +14,30 @@ from convnn_jax.training.metrics import say
 
 # Fields of result.json that are averaged, and their titles.
 _AVERAGED = {"test_top1": "last top-1 %", "best_test_top1": "best top-1 %", "test_loss": "test loss"}
+_NUMBERS = (*_AVERAGED, "num_params", "train_seconds")
 
 
-def write(points: list[Point], root: pathlib.Path, baseline_folders: Sequence[str] = ()) -> None:
+def write(points: list[Point], root: pathlib.Path, baseline: dict | None = None) -> list[str]:
   """Writes results.md, results.csv (a row per setting), points.csv (a row per run) and sweep.png; prints the table.
 
-  Raises:
-    UserError: a folder of --baseline holds no finished run.
+  Args:
+    points: of the sweep; nothing is written as long as none of them is finished.
+    root: folder of the sweep.
+    baseline: a row of other runs, see `external_baseline`.
+
+  Returns:
+    What is wrong with results that could not be read, and are left out.
   """
-  runs = [(p, workdir_lib.read_result(root / p.part / p.name)) for p in points]
-  finished = [(point, result) for point, result in runs if result is not None]
-  rows = group(finished)
-  rows += [r for r in [_external_baseline(baseline_folders)] if r]
+  finished, damaged = [], []
+  for point in points:
+    try:
+      result = workdir_lib.read_result(root / point.part / point.name, _NUMBERS)
+      finished += [] if result is None else [(point, result)]
+    except UserError as error:
+      damaged.append(str(error))
+  if not finished:
+    return damaged
+  rows = group(finished) + ([baseline] if baseline else [])
   fields = list(dict.fromkeys(field for point in points for field in point.setting))
   columns = columns_for(fields)
   heading = (
@@ -37,6 +49,7 @@ def write(points: list[Point], root: pathlib.Path, baseline_folders: Sequence[st
   if figure := plot(rows, fields):
     say(f"\n{figures.save(figure, root / 'sweep.png')}")
   say(f"{root / 'results.md'}")
+  return damaged
 
 
 def columns_for(fields: Sequence[str]) -> list[Column]:
@@ -83,11 +96,16 @@ def summary(results: list[dict]) -> dict:
   return row
 
 
-def _external_baseline(folders: Sequence[str]) -> dict | None:
+def external_baseline(folders: Sequence[str]) -> dict | None:
+  """The row of the finished runs in `folders`; None without any.
+
+  Raises:
+    UserError: one of them is no finished run.
+  """
   results = []
   for folder in folders:
-    path, _ = workdir_lib.load_config(folder)
-    result = workdir_lib.read_result(path)
+    path, _ = workdir_lib.load_config(folder, "--baseline")
+    result = workdir_lib.read_result(path, _NUMBERS)
     if result is None:
       raise UserError(f"--baseline={folder} is not finished; train it first.")
     results.append(result)

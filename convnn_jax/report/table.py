@@ -23,6 +23,8 @@ from convnn_jax.training.metrics import say
 
 PUBLISHED = pathlib.Path(__file__).parents[2] / "docs" / "published"
 
+_NUMBERS = ("test_top1", "best_test_top1", "num_params", "flops_per_image", "num_devices")
+
 COLUMNS = (
   Column("run", "run"),
   Column("dataset", "data"),
@@ -69,7 +71,8 @@ def main(argv: Sequence[str]) -> None:
   )
   parser.add_argument("--out", default="", help="new folder for table.md, table.csv; default: print only")
   args = parser.parse_args(argv)
-  groups = group(find_runs(args.workdir))
+  damaged: list[str] = []
+  groups = group(find_runs(args.workdir, damaged))
   published = {name: read_published(name) for name in args.published}
   rows = [row(runs, [p for table in published.values() for p in table]) for runs in groups]
   beside = {name: [_with_ours(p, groups) for p in table] for name, table in published.items()}
@@ -84,13 +87,21 @@ def main(argv: Sequence[str]) -> None:
     for name, table in beside.items():
       write_table(folder, f"published-{pathlib.Path(name).stem}", PUBLISHED_COLUMNS, table)
     say(f"\nwritten to {folder}")
+  if damaged:
+    raise UserError(f"left out: {'; '.join(damaged)}")
 
 
-def find_runs(workdirs: Sequence[str]) -> list[tuple[pathlib.Path, Mapping, dict]]:
+def find_runs(
+  workdirs: Sequence[str], damaged: list[str] | None = None
+) -> list[tuple[pathlib.Path, Mapping, dict]]:
   """(folder, flat config, result) of every finished run, in natural order below a folder.
 
+  Args:
+    workdirs: runs, or folders with runs below them.
+    damaged: is given a line for every run whose files cannot be read; None = such a run is an error.
+
   Raises:
-    UserError: a folder holds no finished run.
+    UserError: a folder holds no finished run, or none that can be read.
   """
   found = {}
   for workdir in workdirs:
@@ -104,8 +115,17 @@ def find_runs(workdirs: Sequence[str]) -> list[tuple[pathlib.Path, Mapping, dict
       what = "a run that is not finished" if candidates else "no run"
       raise UserError(f"--workdir={workdir} holds {what}; train first, or give the folder of a finished run.")
     for path in finished:
-      _, config = workdir_lib.load_config(str(path))
-      found[path.resolve()] = (path, config_lib.flatten(config.to_dict()), workdir_lib.read_result(path))
+      try:
+        _, config = workdir_lib.load_config(str(path))
+        result = workdir_lib.read_result(path, _NUMBERS, ("device", "commit"))
+      except UserError as error:
+        if damaged is None:
+          raise
+        damaged.append(str(error))
+        continue
+      found[path.resolve()] = (path, config_lib.flatten(config.to_dict()), result)
+  if not found and damaged:
+    raise UserError("; ".join(damaged))
   return list(found.values())
 
 
@@ -142,7 +162,7 @@ def row(runs, published: Sequence[dict] = ()) -> dict:
     column = [result[name] for result in results]
     values[name] = statistics.fmean(column)
     values[f"{name}_sd"] = statistics.stdev(column) if len(column) > 1 else None
-  steps = [result["step_ms_median"] for result in results if result["step_ms_median"] is not None]
+  steps = [result["step_ms_median"] for result in results if result.get("step_ms_median") is not None]
   values["step_ms_median"] = statistics.median(steps) if steps else None
   matching = [p["best_top1"] for p in published if matches(p["match"], config, first)]
   values["published"] = "; ".join(dict.fromkeys(matching)) or None

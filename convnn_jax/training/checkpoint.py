@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+from collections.abc import Sequence
 
 import orbax.checkpoint as ocp
 from etils import epath
@@ -140,14 +141,15 @@ class Checkpoints:
     number = self._candidates(step)[0]
     return number, reading.read_shapes(self._at(number), item)
 
-  def restore(self, targets: dict, step: int | str = "last"):
+  def restore(self, targets: dict, step: int | str | Sequence[int] = "last"):
     """Reads a step onto the devices that `targets` name, however many it was saved from.
 
     Args:
       targets: name -> pytree of `jax.ShapeDtypeStruct` with shardings; a part of the saved items
         is enough.
-      step: "best", a number, or "last", the newest readable one: damaged ones are reported and, in
-        mode "write", moved to checkpoints/damaged-<step>, as training will save that step again.
+      step: "best", a number, several, of which the first readable one is taken, or "last", the newest
+        readable one: damaged ones are reported and, in mode "write", moved to
+        checkpoints/damaged-<step>, as training will save that step again.
 
     Returns:
       (step, items, meta), or None if there is no checkpoint at all.
@@ -172,6 +174,20 @@ class Checkpoints:
     others = sorted(set(self.steps()) - set(damaged))
     way_out = f"Use another step of {others}" if others else "Put back a copy of one"
     raise UserError(f"Damaged in {self._directory}: {reasons}. {way_out}, or another --workdir.")
+
+  def set_aside_after(self, step: int) -> list:
+    """Moves the steps after `step` to checkpoints/unused-<step>, as they will be trained again.
+
+    Returns:
+      Where they lie now.
+    """
+    self._settle()
+    later = [number for number in self.steps() if number > step]
+    places = [reading.move_aside(self._at(number), "unused") for number in later]
+    for number in later:
+      self._metrics.pop(number, None)
+    self._manager.reload()
+    return places
 
   def reached_preemption(self, step: int) -> bool:
     """True in all processes at one same step after a SIGTERM reached any of them.
@@ -201,7 +217,7 @@ class Checkpoints:
       step = self.best()
       if step is None:
         raise UserError(f"No checkpoint in {self._directory} was evaluated; use the last one.")
-    return [self._existing(step)]
+    return [self._existing(one) for one in (step if isinstance(step, (list, tuple)) else [step])]
 
   def _existing(self, step):
     if step not in self.steps():

@@ -79,19 +79,19 @@ def read_step(directory, targets: dict) -> tuple[str, dict, dict | None]:
   return "", items, record["meta"]
 
 
-def move_aside(directory):
-  """Moves the folder of a damaged step to damaged-<step>, by process 0; all must call it.
+def move_aside(directory, what: str = "damaged"):
+  """Moves the folder of a step to damaged-<step>, or another word, by process 0; all must call it.
 
   Training will save that step again, and orbax ignores folders whose name is not a number.
 
   Returns:
     Where the folder lies now.
   """
-  wanted = [f"damaged-{directory.name}", *(f"damaged-{directory.name}-{i}" for i in range(2, 1000))]
+  wanted = [f"{what}-{directory.name}", *(f"{what}-{directory.name}-{i}" for i in range(2, 1000))]
   taken = {path.name for path in directory.parent.iterdir()}
   place = directory.parent / next(name for name in wanted if name not in taken)
   if jax.process_count() > 1:  # all have looked before anything moves
-    multihost_utils.sync_global_devices(f"checkpoint {directory.name} is damaged")
+    multihost_utils.sync_global_devices(f"checkpoint {directory.name} is {what}")
   if jax.process_index() == 0:
     directory.rename(place)
   if jax.process_count() > 1:

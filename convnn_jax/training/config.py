@@ -22,7 +22,7 @@ from convnn_jax.attention import attention_class
 from convnn_jax.attention.per_stage import is_per_stage
 from convnn_jax.errors import UserError, unknown_name
 from convnn_jax.models import model_class
-from convnn_jax.training import config_file
+from convnn_jax.training import config_file, exchange
 
 # Where the data lie does not change what is computed: a run may be moved. Nor does how it is computed.
 _MAY_DIFFER = {"data.data_dir", "steps_per_call", "model.scan_layers"}
@@ -50,11 +50,11 @@ def name_of(path: str) -> str:
   return pathlib.Path(file).stem + (f"-{clean}" if clean else "")
 
 
-def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+def override(config: ConfigDict, overrides: Sequence[str] = ()) -> ConfigDict:
   """Applies command-line overrides to a config and locks it."""
-  words = _join_values(overrides)
+  words = exchange.join_values(overrides)
   check_fields(config)
-  config = ConfigDict(_exchange_members(config.to_dict(), words))
+  config = ConfigDict(exchange.exchange_members(config.to_dict(), words))
   complete(config)
   for word in words:
     _check_field(config, word)
@@ -67,45 +67,6 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     reason = " ".join(str(error).removeprefix("Flags parsing error:").split())
     raise UserError(f"A config override has a value of the wrong kind: {reason}") from error
   return values.config
-
-
-def _join_values(overrides: Sequence[str]) -> list[str]:
-  """["--config.a", "1"] -> ["--config.a=1"]; anything that is no override is an error."""
-  words: list[str] = []
-  for word in overrides:
-    if word.startswith("--config."):
-      words.append(word)
-    elif words and "=" not in words[-1]:
-      words[-1] += f"={word}"
-    else:
-      raise UserError(f"Unknown argument '{word}'. Fields of the config are set by --config.FIELD=VALUE.")
-  for word in words:
-    if "=" not in word:
-      raise UserError(f"{word} has no value; write {word}=VALUE.")
-  return words
-
-
-def _exchange_members(config: dict, words: list[str]) -> dict:
-  """Handles overrides of model.name and of attentions' names at any depth: a new member with its own fields."""
-  for word in sorted((w for w in words if w.split("=", 1)[0].endswith(".name")), key=lambda w: w.count(".")):
-    path, new = word.removeprefix("--config.").split("=", 1)
-    *parents, leaf, _ = path.split(".")
-    here = config
-    for part in parents:
-      here = here.get(part, {}) if isinstance(here, dict) else {}
-    if (parents, leaf) == (["model"], "attention") and here.get(leaf) is None and _holds_attention(here):
-      here[leaf] = {}
-    if path.split(".")[0] != "model" or not isinstance(here, dict) or not isinstance(here.get(leaf), dict):
-      continue
-    if here[leaf].get("name") == new:
-      continue
-    fields = registry.spec_fields(model_class(new) if leaf == "model" else attention_class(new))
-    here[leaf] = {k: v for k, v in here[leaf].items() if k in fields} | {"name": new}
-  return config
-
-
-def _holds_attention(model: dict) -> bool:
-  return "attention" in registry.spec_fields(model_class(model.get("name", "")))
 
 
 def complete(config: ConfigDict) -> None:

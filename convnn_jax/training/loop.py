@@ -54,7 +54,7 @@ def train(config, workdir: str | os.PathLike, *, profile_steps: int = 0) -> dict
     # 2. State: new, or the last checkpoint's.
     state, record = restore_or_create(pieces, checkpoints, start_from)
     start, total = record.step, pieces.num_steps
-    finished = workdir_lib.read_result(folder)
+    finished = workdir_lib.read_result(folder, report_lines.NUMBERS)
     if start == total and finished:
       _print(["this run is complete", *report_lines.end(finished, folder)])
       return finished

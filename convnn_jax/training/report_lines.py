@@ -5,6 +5,18 @@ import jax
 from convnn_jax.training import summary
 from convnn_jax.training.assemble import Pieces
 
+# What the closing table shows of a result; the time of a step may be None.
+NUMBERS = (
+  "num_params",
+  "flops_per_image",
+  "train_seconds",
+  "best_test_top1",
+  "best_epoch",
+  "test_top1",
+  "test_top5",
+)
+NUMBERS += ("test_loss",)
+
 
 def start(config, pieces: Pieces, folder) -> list[str]:
   """What the run is, before it starts."""
@@ -66,13 +78,13 @@ def percent(fraction: float) -> str:
 
 def end(result: dict, folder) -> list[str]:
   """The closing table; its last line holds the figures of eval.py, digit for digit."""
-  step_ms = result["step_ms_median"]
+  step_ms, speed = result.get("step_ms_median"), result.get("images_per_second")
   rows = [
     ("parameters", f"{result['num_params']:,}"),
     ("FLOPs per image", f"{result['flops_per_image']:,}"),
     ("training time", f"{result['train_seconds']:.1f} s"),
     ("step (median)", "-" if step_ms is None else f"{step_ms:.2f} ms"),
-    ("images per second", "-" if step_ms is None else f"{result['images_per_second']:,.0f}"),
+    ("images per second", "-" if speed is None else f"{speed:,.0f}"),
     ("best test top-1", f"{percent(result['best_test_top1']).strip()} in epoch {result['best_epoch']:g}"),
     ("test top-1, top-5", f"{percent(result['test_top1']).strip()}, {percent(result['test_top5']).strip()}"),
     ("result", str(folder / "result.json")),

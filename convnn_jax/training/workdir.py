@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 
 import jax
 from etils import epath
@@ -113,7 +114,14 @@ def load_config(path: str, flag: str = "--workdir") -> tuple[epath.Path, ConfigD
 
 def _read_config(path: epath.Path) -> ConfigDict:
   try:
-    return config_lib.from_json(path.read_text())
+    config = config_lib.from_json(path.read_text())
+    # Later versions have more fields; those without which there is no run are in all of them.
+    for section in ("data", "model"):
+      if not isinstance(config.get(section), ConfigDict) or not isinstance(config[section].get("name"), str):
+        raise ValueError(f"no name of config.{section}")
+    if not isinstance(config.get("num_epochs"), int):
+      raise ValueError("no config.num_epochs")
+    return config
   except (OSError, ValueError) as error:  # ValueError: neither text nor JSON
     raise UserError(
       f"{path} cannot be read ({error}); put back a copy, or choose another --workdir."
@@ -148,11 +156,24 @@ def set_aside(path: epath.Path) -> epath.Path:
   return new
 
 
-def read_result(workdir: epath.Path) -> dict | None:
-  """Contents of result.json; None if the run has not come to its end."""
+def read_result(workdir: epath.Path, numbers: Sequence[str] = (), words: Sequence[str] = ()) -> dict | None:
+  """Contents of result.json, where `numbers` and `words` must be; None if the run has not come to its end.
+
+  Raises:
+    UserError: it cannot be read, or lacks a field.
+  """
   path = workdir / "result.json"
+  if not path.exists():
+    return None
   try:
-    return json.loads(path.read_text()) if path.exists() else None
+    result = json.loads(path.read_text())
+    if not isinstance(result, dict):
+      raise ValueError("not a table of fields")
+    wrong = [name for name in numbers if not isinstance(result.get(name), (int, float))]
+    wrong += [name for name in words if not isinstance(result.get(name), str)]
+    if wrong:
+      raise ValueError(f"no proper value of {', '.join(wrong)}")
+    return result
   except (OSError, ValueError) as error:
     raise UserError(
       f"{path} cannot be read ({error}); move it away, and the same command writes it anew."

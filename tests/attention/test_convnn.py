@@ -311,6 +311,9 @@ def test_a_grid_of_candidates_is_square_and_fits(num_candidates):
     (dict(quirks=("weak_self_mask",)), "needs sampled candidates; it has no effect"),
     (dict(quirks=("self_fill",), candidates="spatial", num_candidates=5), "needs candidates='all'"),
     (dict(weighting="sum", temperature=0.5), "temperature=0.5 has no effect with weighting='sum'"),
+    (dict(candidate_padding=1), "candidate_padding=1 has no effect with candidates='all'"),
+    (dict(candidate_padding=-1), "candidate_padding=-1 has no effect"),
+    (dict(self_fill_value=0.5), "self_fill_value=0.5 has no effect without the quirk 'self_fill'"),
   ],
 )
 def test_mistakes_are_named(spec, message):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fast_jit import fast_jit
 
-from convnn_jax.attention import make_attention
+from convnn_jax.attention import TokenGrid, make_attention
 from convnn_jax.errors import UserError
 
 X = jax.random.normal(jax.random.key(1), (2, 9, 12))
@@ -98,6 +98,33 @@ def test_local_attention_with_unit_vectors(qk_norm):
   heads = weights / weights.sum(axis=-1, keepdims=True) @ v
   expected = np.einsum("bhnd,hdc->bnc", heads, p["out"]["kernel"])
   np.testing.assert_allclose(run(spec, {"params": p})[0], expected, atol=1e-5)
+
+
+def test_a_window_that_does_not_fit_the_grid_is_measured_by_its_rows_and_columns():
+  attention = make_attention(dict(name="neighborhood", num_heads=3, layout="grid", window_size=4))
+  for grid, message in (
+    (TokenGrid(3, 3), "at most 3, the number of rows"),
+    (TokenGrid(4, 2), "2, the number of col"),
+  ):
+    x = jnp.zeros((1, grid.num_tokens, 12))
+    with pytest.raises(UserError, match=message):
+      jax.eval_shape(lambda k, x=x, g=grid: attention.init(k, x, train=False, grid=g), jax.random.key(0))
+
+
+def test_branches_show_weights_of_different_padding():
+  """The zeros that fill up the last window of one branch are no keys of the other."""
+  local = dict(name="local", num_heads=1, head_dim=6, window_size=4, quirks=("visible_padding",))
+  spec = dict(name="branching", first=local, second=dict(name="softmax", num_heads=2))
+  attention = make_attention(spec)
+  init = lambda key: attention.init_with_output(key, X, train=False, mutable=["params", "intermediates"])
+  sown = fast_jit(init)(jax.random.key(0))[1]["intermediates"]
+  (weights,) = sown["attention_weights"]
+  assert weights.shape == (2, 3, 9, 12)
+  np.testing.assert_array_equal(weights[:, :1], sown["first"]["attention_weights"][0])
+  np.testing.assert_array_equal(weights[:, 1:, :, :9], sown["second"]["attention_weights"][0])
+  assert not np.any(weights[:, 1:, :, 9:])
+  assert int(sown["attention_padding"][0]) == int(sown["first"]["attention_padding"][0]) == 3
+  assert "attention_padding" not in sown["second"]
 
 
 def test_a_local_token_that_sees_nothing_gets_zero():

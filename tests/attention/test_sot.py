@@ -102,9 +102,18 @@ def test_queries_alone_give_keys_no_gradient(variant):
   assert min(largest.values()) > 0
 
 
-@pytest.mark.parametrize("regularization", [0.025, 1.0])
-def test_gradients_are_finite_in_bfloat16_where_tokens_coincide(regularization):
-  attention = made(variant="query_key", regularization=regularization).clone(dtype=jnp.bfloat16)
+@pytest.mark.parametrize(
+  ("regularization", "fields"),
+  [
+    (0.025, dict(variant="query_key")),
+    (1.0, dict(variant="query_key")),
+    (0.025, dict(gradient="implicit")),
+    (0.025, dict(gradient="implicit", diagonal="kept")),
+    (1e-6, dict(gradient="implicit")),
+  ],
+)
+def test_gradients_are_finite_in_bfloat16_where_tokens_coincide(regularization, fields):
+  attention = made(regularization=regularization, **fields).clone(dtype=jnp.bfloat16)
   value = lambda v, x: jnp.sum(jnp.sin(attention.apply(v, x, train=False).astype(jnp.float32)))
   run = fast_jit(jax.grad(value, argnums=(0, 1)))
   pairs = X.at[:, 1].set(X[:, 0])
@@ -153,9 +162,12 @@ def test_a_traced_regularization_gives_the_same():
   [
     (dict(variant="queries"), "Did you mean 'query'"),
     (dict(normalization="row"), "Did you mean 'rows'"),
-    (dict(regularization=0.0), "regularization=0.0 must be larger"),
+    (dict(regularization=0.0), "regularization=0.0 must be at least 1e-6"),
     (dict(metric="euclid"), "Did you mean 'euclidean'"),
     (dict(linear_init="gauss"), "Unknown init 'gauss'"),
+    (dict(stop_threshold=-0.1), "stop_threshold=-0.1 must be at least 0"),
+    (dict(diagonal="kept", mask_value=10.0), "mask_value=10.0 has no effect with diagonal='kept'"),
+    (dict(diagonal="kept", diagonal_value=0.0), "diagonal_value=0.0 has no effect with diagonal='kept'"),
   ],
 )
 def test_mistakes_are_named(change, message):

@@ -137,6 +137,7 @@ def test_spatial_mlp_is_a_matrix_per_head():
     (dict(relative_bias_bound="tanh"), "Unknown relative_bias_bound 'tanh'"),
     (dict(rel_pos_weight_bound="tanh"), "Unknown rel_pos_weight_bound 'tanh'"),
     (dict(rel_pos_weight_std=-1.0), "rel_pos_weight_std=-1.0 must be at least 0"),
+    (dict(rel_pos_weight_std=1e-4), "rel_pos_weight_std=0.0001 has no effect with rel_pos_weight='none'"),
     (
       dict(relative_bias="mlp", pretrained_window=(7, 7, 7)),
       "pretrained_window=.* must be a whole number or a pair",

@@ -51,6 +51,7 @@ def test_what_is_unknown_is_named(options, message):
     (dict(grad_through_max=False), dict(rescale="constant_max")),
     (dict(max_scale=False, grad_through_max=False), dict(rescale="none")),
     (dict(mask_diag=False), dict(diagonal="kept")),
+    (dict(stop_threshold=-1.0), {}),
     (dict(stop_threshold=0.1), dict(stop_threshold=0.1)),
     (dict(mask_value=50, diag_value=0, reg=1), dict(mask_value=50, diagonal_value=0, regularization=1)),
     (dict(cost_scale=None), dict(cost_scale="none")),
@@ -60,6 +61,10 @@ def test_transport(options, expected):
   fields = transport(options)
   assert {field: fields[field] for field in expected} == expected
   assert ("stop_threshold" in fields) == ("stop_threshold" in expected)
+
+
+def test_what_has_no_effect_there_is_left_out_here():
+  assert not {"mask_value", "diagonal_value"} & transport(dict(mask_diag=False, mask_value=50)).keys()
 
 
 def test_attention_is_plain_unless_described():

@@ -110,9 +110,7 @@ def test_cost_is_the_published_one(name):
 
 
 def test_every_preset_is_listed():
-  extra = {
-    f"swin_{size}_{kind}"
-    for size in ("nano", "micro", "small32", "tiny32")
-    for kind in ("qkres", "qkres_rpw")
-  }
+  sizes = ("nano", "micro", "small32", "tiny32")
+  extra = {f"swin_{size}_{kind}" for size in sizes for kind in ("qkres", "qkres_rpw")}
+  extra |= {f"swinv2_{size}_qkres_rpw_premlp" for size in sizes}
   assert SWIN.keys() == PUBLISHED.keys() | extra

@@ -155,6 +155,7 @@ def test_query_pooling_works_with_every_attention_that_has_a_context():
     (dict(num_positions=9), "num_positions=9 must be 0, or with position_embedding='learned' at least 7"),
     (dict(num_positions=6, position_embedding="learned"), "num_positions=6 must be 0"),
     (dict(pooling="query", num_queries=0), "num_queries=0 must be at least 1"),
+    (dict(num_queries=4), "num_queries=4 has no effect with pooling='cls'"),
     (dict(embedding_dropout_rate=1.0), "dropout_rate=1.0 must lie in"),
   ],
 )

@@ -11,27 +11,59 @@ from PIL import Image
 from convnn_jax.attention import ATTENTIONS, TokenGrid
 from convnn_jax.errors import UserError
 from convnn_jax.ops.windows import window_places
-from convnn_jax.report import attention_figures, attention_maps, capture
+from convnn_jax.report import attention_figures, attention_maps, capture, figures
 from convnn_jax.report.token_places import in_windows, spanning
 from convnn_jax.training.assemble import assemble
 
 
-@pytest.mark.parametrize("attention", sorted(ATTENTIONS))
-def test_every_attention_is_found(small_config, attention):
-  pieces = assemble(small_config("--config.model.depth=2", attention=attention))
+def layers_of(config):
+  """What is found of a model, without computing."""
+  pieces = assemble(config)
   variables = {"params": pieces.state_shapes.params, **pieces.state_shapes.collections}
   images = jax.ShapeDtypeStruct((3, *pieces.info.image_shape), np.float32)
   apply = lambda v, x: pieces.model.apply(v, x, train=False, mutable=["intermediates"])[1]
   shapes = jax.eval_shape(apply, variables, images)["intermediates"]
   sown = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
   flat = capture.traverse_util.flatten_dict(sown)
-  layers = capture.find_layers(flat, 3, pieces.info.image_shape)
+  return capture.find_layers(flat, 3, pieces.info.image_shape)
+
+
+@pytest.mark.parametrize("attention", sorted(ATTENTIONS))
+def test_every_attention_is_found(small_config, attention):
+  layers = layers_of(small_config("--config.model.depth=2", attention=attention))
   assert [layer.name for layer in layers] == ["block_0", "block_1"]
   for layer in layers:
     b, w, _, n, m = layer.weights.shape
     assert (b, w) == (3, 1)
     assert n == m == layer.grid.num_tokens
     assert layer.grid.num_prefix == 1
+
+
+@pytest.mark.parametrize("attention", ["local", "branching"])
+def test_columns_of_padding_are_no_tokens(small_config, attention):
+  """They change neither the layout of the tokens nor what is drawn of them."""
+  part = "model.attention" + (".first" if attention == "branching" else "")
+  words = ["--config.model.depth=2", *([f"--config.{part}.name=local"] if attention == "branching" else [])]
+  words += [f"--config.{part}.window_size=5", f"--config.{part}.quirks=('visible_padding',)"]
+  layers = layers_of(small_config(*words, attention=attention))
+  assert [layer.weights.shape[-2:] for layer in layers] == [(17, 20)] * 2
+  assert [layer.grid for layer in layers] == [TokenGrid(4, 4, 1)] * 2
+
+  weights = np.random.default_rng(0).uniform(size=(1, 1, 1, 17, 20)).astype(np.float32)
+  layer = capture.Layer("block_0", weights, None, None, layers[0].places)
+  common = dict(folder=None, step=1, images=np.zeros((1, 8, 8, 3)), labels=[0], predictions=[0])
+  one = capture.Capture(name="one", layers=[layer], pooling=None, pooling_grid=None, **common)
+  figure = attention_figures.query_maps([one], [layer], 0, [0], (0.3, 0.3), "title")  # token (1, 1)
+  np.testing.assert_allclose(figure.axes[1].images[0].get_array().ravel(), 17 * weights[0, 0, 0, 6, 1:17])
+  figure = attention_figures.token_maps([one], [layer], 0, [0], "title")
+  assert [axis.texts[0].get_text() for axis in figure.axes if axis.texts] == ["padding among the keys"]
+
+
+def test_queries_that_are_no_tokens_have_no_layout(small_config):
+  """Four learned queries are not a grid of 2 x 2."""
+  words = ("--config.model.depth=1", "--config.model.pooling=query", "--config.model.num_queries=4")
+  block, pooling = layers_of(small_config(*words, attention="softmax"))
+  assert (block.grid, pooling.grid) == (TokenGrid(4, 4), None)
 
 
 def test_layout_of_sown_values():
@@ -97,7 +129,7 @@ def test_report_of_two_runs(saved_run, tmp_path, capsys, monkeypatch):
   captured = capture.capture(one, [3])
   monkeypatch.setattr(attention_maps, "capture", lambda *_: captured)
   numbers = tmp_path / "numbers"
-  attention_maps.main([f"--workdir={one}", "--images=3", "--pictures=layers", f"--out={numbers}"])
+  attention_maps.main([f"--workdir={one}", "--images=3,3", "--pictures=layers", f"--out={numbers}"])
   assert {path.name for path in numbers.iterdir()} == {"layers.png", "statistics.md", "statistics.csv"}
   for bad, message in (
     ([f"--out={out}"], "not empty"),
@@ -109,6 +141,7 @@ def test_report_of_two_runs(saved_run, tmp_path, capsys, monkeypatch):
     (["--step=first"], "must be last, best or"),
     (["--images=all"], "too many"),
     (["--images=1-0"], "counts down"),
+    (["--images=99999999999999999999"], "there are 360, counted from 0"),
     (["--imagse=1"], "unrecognized arguments"),
   ):
     with pytest.raises(UserError, match=message):
@@ -180,6 +213,30 @@ def test_pictures_of_shifted_windows_show_the_place_in_the_image():
   assert "window 3: rows 3, 0, columns 4-5, 0" in figure.axes[0].get_title()
 
 
+def test_heads_that_a_layer_does_not_have(tmp_path, monkeypatch, capsys):
+  """Stages with heads 2 and 4; nothing is saved here, which takes most of the time."""
+  rng = np.random.default_rng(0)
+  places = spanning(TokenGrid(2, 2))
+  layers = [
+    capture.Layer(f"stage_{i}", rng.uniform(size=(1, 1, heads, 4, 4)).astype(np.float32), None, None, places)
+    for i, heads in enumerate((2, 4))
+  ]
+  common = dict(folder=None, step=1, images=rng.uniform(size=(2, 8, 8, 3)), labels=[0, 1], predictions=[0, 1])
+  one = capture.Capture(name="one", layers=layers, pooling=None, pooling_grid=None, **common)
+  monkeypatch.setattr(attention_maps, "capture", lambda *_: one)
+  monkeypatch.setattr(attention_maps, "number_of_images", lambda _: 1)
+  monkeypatch.setattr(figures, "save", lambda figure, path: path)
+  attention_maps.main(["--workdir=one", "--head=2,3", f"--out={tmp_path}"])
+  said = capsys.readouterr().out
+  assert said.count("layer 0 has no head 2, 3: no pictures of it") == 1
+  drawn = {line.split("/")[-1] for line in said.splitlines() if line.endswith(".png")}
+  kinds = ("heatmaps", "histograms", "tokens", "query-1-1")
+  assert drawn == {"layers.png"} | {f"image0-layer1-{kind}.png" for kind in kinds}
+  with pytest.raises(UserError, match="--head=3: head 3 does not exist; there are 2"):
+    attention_maps.main(["--workdir=one", "--head=3", "--layer=0", f"--out={tmp_path / 'other'}"])
+  assert not (tmp_path / "other").exists()
+
+
 def test_numbers_over_the_layers_of_two_runs():
   rows = []
   for run, shift in (("one", 0.0), ("two", 0.5)):
@@ -204,3 +261,10 @@ def test_numbers_over_the_layers_of_two_runs():
 def test_no_run(tmp_path):
   with pytest.raises(UserError, match="holds no run"):
     attention_maps.main([f"--workdir={tmp_path}"])
+
+
+def test_a_config_that_is_no_whole_one_is_named(tmp_path):
+  for text in ("{}", '{"data": {"name": "digits"}, "model": {"name": "vit"}, "num_epochs": 1}'):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config.json"):
+      attention_maps.main([f"--workdir={tmp_path}"])

@@ -48,6 +48,7 @@ def test_positions():
   assert rows.numbers("--layer", "all", 3, "layer") == [0, 1, 2]
   assert rows.numbers("--layer", "2, 0", 3, "layer") == [2, 0]
   assert rows.numbers("--layer", "1-2,0", 3, "layer") == [1, 2, 0]
+  assert rows.numbers("--layer", "1,1,0-2", 3, "layer") == [1, 0, 2]
   for text in ("3", "x", "", "-1", "1.5", "1-3", "0-1-2", "2-1", "0-"):
     with pytest.raises(UserError, match=f"--layer={text}"):
       rows.numbers("--layer", text, 3, "layer")

@@ -65,6 +65,23 @@ def test_published_rows_stand_beside_ours(run, tmp_path, capsys):
   assert "another" not in capsys.readouterr().out
 
 
+def test_damaged_runs_are_named_and_the_others_shown(run, tmp_path, capsys):
+  run("good")
+  for name, file, text in (
+    ("one", "result.json", "{}"),
+    ("two", "result.json", "[]"),
+    ("three", "config.json", "{}"),
+  ):
+    (run(name) / file).write_text(text)
+  with pytest.raises(
+    UserError, match=r"one/result.json cannot.*three/config.json cannot.*two/result.json cannot"
+  ):
+    table.main([f"--workdir={tmp_path / 'runs'}"])
+  assert "good" in capsys.readouterr().out
+  with pytest.raises(UserError, match=r"one/result.json cannot be read"):
+    table.main([f"--workdir={tmp_path / 'runs/one'}"])
+
+
 def test_mistakes(run, tmp_path):
   folder = run("mine")
   with pytest.raises(UserError, match="holds no run"):

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from configs import base
 from convnn_jax.errors import UserError
 from convnn_jax.training import config as config_lib
+from convnn_jax.training import exchange
 from convnn_jax.training.assemble import assemble
 
 K9 = "configs/convnn_k9.py"
@@ -168,6 +169,37 @@ def test_mistakes_in_names_and_kinds(path, overrides, message):
 def test_impossible_values_are_named_before_anything_is_read(override, message):
   with pytest.raises(UserError, match=message):
     assemble(config_lib.load(f"{K9}:digits", [f"--config.{override}"]))
+
+
+@pytest.mark.parametrize(
+  ("path", "words", "hint"),
+  [
+    (
+      "configs/cct_2_3x2.py:digits",
+      ["--config.model.name=vit"],
+      "Known: .* pooling='sequence' was carried over from 'cct'; give another by --config.model.pooling=VALUE.",
+    ),
+    (
+      "configs/vit_softmax.py:digits",
+      ["--config.model.attention.name", "knn"],
+      "num_neighbors=100 is the default of 'knn'; give another by --config.model.attention.num_neighbors=VALUE.",
+    ),
+    (
+      BRANCHING,
+      ["--config.model.attention.second.name=knn"],
+      "by --config.model.attention.second.num_neighbors=",
+    ),
+    ("configs/vit_softmax.py:digits", ["--config.model.attention.num_heads=7"], "possible: [0-9, ]*.$"),
+    (
+      "configs/vit_softmax.py:digits",
+      ["--config.model.attention.name=knn", "--config.model.attention.num_neighbors=100"],
+      "larger image.$",  # as given
+    ),
+  ],
+)
+def test_a_mistake_that_an_exchange_made_says_where_the_value_comes_from(path, words, hint):
+  with pytest.raises(UserError, match=hint), exchange.explaining(path, words):
+    assemble(config_lib.load(path, words))
 
 
 START = "from configs import base\ndef get_config():\n  config = base.get_config()\n"

@@ -16,7 +16,7 @@ def test_a_new_folder_and_the_same_config_again(tmp_path, small_config):
     workdir.open_workdir(folder, small_config("--config.seed=7"))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"3", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"3", b"\xff\xfe", b"{}", b'{"data": 3}'])
 def test_a_damaged_config_is_named(content, tmp_path, small_config):
   (tmp_path / "config.json").write_bytes(content)
   with pytest.raises(UserError, match=r"config.json cannot be read"):
@@ -41,6 +41,10 @@ def test_a_damaged_result_is_named_and_kept(tmp_path):
   (tmp_path / "result.json").write_text('{"test_top1": 0.9')
   with pytest.raises(UserError, match=r"result.json cannot be read"):
     workdir.read_result(tmp_path)
+  for text in ("{}", "[]", '{"test_top1": "0.9"}'):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(UserError, match=r"result.json cannot be read"):
+      workdir.read_result(tmp_path, ["test_top1"])
 
 
 def test_scrambled_metrics_do_not_stop_a_run(tmp_path):
