@@ -14,7 +14,7 @@ from convnn_jax.layers.dropout import Dropout
 def gelu(x):
   """x times the normal distribution's integral up to x, exact.
 
-  By erf, in float32: jax.nn.gelu calls erfc, which has two branches and takes a third longer on CPUs, gradient included.
+  By erf, in float32: jax.nn.gelu calls erfc, which has two branches and is a third slower on CPUs, gradient included.
   """
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
