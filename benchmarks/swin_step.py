@@ -128,8 +128,7 @@ class Peer:
 
   def close(self) -> None:
     """Ends the process."""
-    self._process.stdin.close()
-    self._process.wait(timeout=60)
+    self._process.communicate(timeout=60)
 
   def _answer(self) -> dict:
     line = self._process.stdout.readline()

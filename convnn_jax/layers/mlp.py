@@ -3,16 +3,24 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from convnn_jax.errors import choose
 from convnn_jax.layers.dense import dense
 from convnn_jax.layers.dropout import Dropout
 
-ACTIVATIONS = {
-  "gelu": lambda x: nn.gelu(x, approximate=False),
-  "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
-  "relu": nn.relu,
-}
+
+def gelu(x):
+  """x times the normal distribution's integral up to x, exact.
+
+  By erf, in float32: jax.nn.gelu calls erfc, which has two branches and is a third slower on CPUs, gradient included.
+  """
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
+ACTIVATIONS = {"gelu": gelu, "gelu_tanh": lambda x: nn.gelu(x, approximate=True), "relu": nn.relu}
 
 
 class Mlp(nn.Module):
