@@ -79,11 +79,7 @@ def capture(workdir: str, images: Sequence[int], step: int | str = "last") -> Ca
   Raises:
     UserError: no run, no checkpoint, no such image, or a model that shows no attention weights.
   """
-  folder, config = workdir_lib.load_config(workdir)
-  try:
-    config = config_lib.override(config)
-  except UserError as error:
-    raise UserError(f"{folder / 'config.json'}: {error}") from error
+  folder, config = _whole_config(workdir)
   restore.fit_mesh(config)
   pieces = assemble(config)
   number, variables = restore.restore_variables(folder, pieces, step)
@@ -118,8 +114,17 @@ def capture(workdir: str, images: Sequence[int], step: int | str = "last") -> Ca
 
 def number_of_images(workdir: str) -> int:
   """How many test images a run has; UserError if there is no run or no data."""
-  _, config = workdir_lib.load_config(workdir)
+  _, config = _whole_config(workdir)
   return len(data.open_dataset(config.data).test)
+
+
+def _whole_config(workdir):
+  """(folder, config) of a run; UserError if there is none, or one that lacks something."""
+  folder, config = workdir_lib.load_config(workdir)
+  try:
+    return folder, config_lib.override(config)
+  except UserError as error:
+    raise UserError(f"{folder / 'config.json'}: {error}") from error
 
 
 def _load(split, indices):

@@ -189,11 +189,11 @@ def test_impossible_values_are_named_before_anything_is_read(override, message):
       ["--config.model.attention.second.name=knn"],
       "by --config.model.attention.second.num_neighbors=",
     ),
-    ("configs/vit_softmax.py:digits", ["--config.model.attention.num_heads=7"], "possible: [0-9, ]*.$"),
+    ("configs/vit_softmax.py:digits", ["--config.model.attention.num_heads=7"], r"(?m)possible: [0-9, ]*\.$"),
     (
       "configs/vit_softmax.py:digits",
       ["--config.model.attention.name=knn", "--config.model.attention.num_neighbors=100"],
-      "larger image.$",  # as given
+      r"(?m)larger image\.$",  # as given
     ),
   ],
 )
