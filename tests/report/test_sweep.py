@@ -27,9 +27,9 @@ NAMES += [
 ]
 
 
-def small_sweep(folder, points: str) -> str:
+def small_sweep(folder, points: str, name: str = "points.py") -> str:
   """The flag --config of a sweep of other points."""
-  file = folder / "points.py"
+  file = folder / name
   text = (ROOT / "tests/report/small_sweep.py").read_text()
   file.write_text(f"{text}\n\ndef sweep():\n  return {points}\n")
   return f"--config={file}"
@@ -137,19 +137,19 @@ def test_everything_is_checked_before_the_folder_is_taken(tmp_path, monkeypatch)
   monkeypatch.setattr(loop, "train", fake_train(calls))
   workdir = f"--workdir={tmp_path / 'sweep'}"
   points = "[{'model.attention.num_neighbors': number} for number in (3, %d)]"
-  for number, more, message in (
-    (18, [], "points/num_neighbors=18: .*num_neighbors=18"),
-    (2, ["--config.seed=4294967296"], "points/num_neighbors=3: .*seed=4294967296"),
-    (2, ["--vmap=2"], "These differ in .*model.attention.num_neighbors"),
-    (None, ["--vmap=2", "--config.steps_per_call=2"], "points/temperature=0.5-seed=0: .*step by step"),
-    (None, ["--limit=1", "--baseline=nothing"], "--baseline=nothing holds no run"),
+  good = small_sweep(tmp_path, points % 2)
+  for config, more, message in (
+    (small_sweep(tmp_path, points % 18, "bad.py"), [], "points/num_neighbors=18: .*num_neighbors=18"),
+    (good, ["--config.seed=4294967296"], "points/num_neighbors=3: .*seed=4294967296"),
+    (good, ["--vmap=2"], "These differ in .*model.attention.num_neighbors"),
+    (CONFIG, ["--vmap=2", "--config.steps_per_call=2"], "points/temperature=0.5-seed=0: .*step by step"),
+    (CONFIG, ["--limit=1", "--baseline=nothing"], "--baseline=nothing holds no run"),
   ):
-    config = small_sweep(tmp_path, points % number) if number else CONFIG
     with pytest.raises(UserError, match=message):
       sweep.main([config, workdir, *more])
   assert not calls
   assert not (tmp_path / "sweep").exists()
-  sweep.main([small_sweep(tmp_path, points % 2), workdir])
+  sweep.main([good, workdir])
   assert calls[:2] == ["points/num_neighbors=3", "points/num_neighbors=2"]
 
 
