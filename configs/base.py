@@ -195,7 +195,8 @@ def _shrink_attention(spec: ConfigDict) -> None:
   if spec.get("num_heads", 1) > 1:
     spec.num_heads = 4  # the published 3 does not divide a width of 64
   # Wider windows would be softmax attention; in a narrower band the class token would never hear of the last rows.
-  smaller = dict(head_dim=16, window_size=5, window=9)
+  narrow = {"neighborhood": 9}.get(spec.get("name"), 5)  # windows of `local` see their neighbour windows, too
+  smaller = dict(head_dim=16, window_size=narrow, window=9)
   for field, value in smaller.items():
     if spec.get(field, 0) > value:
       spec[field] = value
