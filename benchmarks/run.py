@@ -19,11 +19,12 @@ import json
 import pathlib
 import sys
 
-from benchmarks import devices, measure, ops, steps
+from benchmarks import compiling, devices, measure, ops, steps
 from benchmarks.cases import Group, Ratio
+from convnn_jax.cli import keep_memory_on_cpu
 from convnn_jax.errors import UserError, unknown_name
 
-GROUPS = (*ops.GROUPS, *steps.GROUPS, *devices.GROUPS)
+GROUPS = (*ops.GROUPS, *steps.GROUPS, *compiling.GROUPS, *devices.GROUPS)
 SUITES = ("cpu", "gpu", "tpu", "quick")
 ROUNDS = {"quick": 3}
 NOISY_EXIT = 3
@@ -146,6 +147,7 @@ def main() -> int:
   parser.add_argument("--out", default="", help="JSON with every sample")
   parser.add_argument("--strict", action="store_true", help="exit code 1 if a target is missed")
   args = parser.parse_args()
+  keep_memory_on_cpu()
   environment = measure.environment()
   print(json.dumps(environment))
   rows = []

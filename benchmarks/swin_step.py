@@ -79,8 +79,8 @@ class Ours:
     self.seconds: list[float] = []
     self.cpu_seconds: list[float] = []
 
-  def step(self) -> None:
-    """One update, awaited and timed."""
+  def step(self) -> float:
+    """One update, awaited: its seconds."""
     start, cpu_start = time.perf_counter(), time.process_time()
     *state, loss = jax.block_until_ready(self._update(*self._state, *self._batch))
     self.seconds.append(time.perf_counter() - start)
@@ -88,6 +88,11 @@ class Ours:
     self._state = tuple(state)
     if not np.isfinite(loss):
       raise RuntimeError(f"Our loss is {loss}.")
+    return self.seconds[-1]
+
+  def close(self) -> None:
+    """Frees state and program."""
+    self._state = self._update = self._batch = None
 
 
 class Peer:
@@ -98,7 +103,9 @@ class Peer:
     seconds, cpu_seconds: of each call of `step`.
   """
 
-  def __init__(self, preset: str, batch: int, python: str, threads: int):
+  def __init__(
+    self, preset: str, batch: int, python: str = sys.executable, threads: int = os.cpu_count() or 1
+  ):
     """Starts it and waits until it is ready."""
     model = SWIN[preset]["model"]
     options = dict(
@@ -118,13 +125,14 @@ class Peer:
     self.seconds: list[float] = []
     self.cpu_seconds: list[float] = []
 
-  def step(self) -> None:
-    """One update, timed over there."""
+  def step(self) -> float:
+    """One update, timed over there: its seconds."""
     self._process.stdin.write("step\n")
     self._process.stdin.flush()
     taken = self._answer()
     self.seconds.append(taken["seconds"])
     self.cpu_seconds.append(taken["cpu_seconds"])
+    return self.seconds[-1]
 
   def close(self) -> None:
     """Ends the process."""
@@ -149,6 +157,7 @@ def main(argv: Sequence[str]) -> None:
   if min(args.batch, args.rounds, args.threads) < 1:
     raise UserError("--batch, --rounds and --threads must be at least 1.")
   check_peer(args.peer_python)
+  cli.keep_memory_on_cpu()
   ours = Ours(args.preset, args.batch)
   peer = Peer(args.preset, args.batch, args.peer_python, args.threads)
   if ours.num_params != peer.about["num_params"]:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from benchmarks import measure
+from convnn_jax.cli import keep_memory_on_cpu
 from convnn_jax.training import config as config_lib
 from convnn_jax.training import sharding
 from convnn_jax.training.assemble import assemble
@@ -75,6 +76,7 @@ def main() -> None:
   parser.add_argument("--batch", type=int, default=16)
   parser.add_argument("--rounds", type=int, default=15)
   args, overrides = parser.parse_known_args()
+  keep_memory_on_cpu()
   paths = args.config or ["configs/vit_softmax.py", "configs/convnn_k9.py"]
   contenders = {}
   for path in paths:

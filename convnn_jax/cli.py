@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from convnn_jax import host_memory
 from convnn_jax.errors import RunFailed, UserError
 
 
@@ -70,6 +71,15 @@ def _start(args) -> None:
   from convnn_jax.training import distributed
 
   distributed.initialize(args.distributed, args.coordinator, args.num_processes, args.process_id)
+  keep_memory_on_cpu()
+
+
+def keep_memory_on_cpu() -> None:
+  """Where CPUs compute: what one step frees stays for the next one. To be called by programs, not by libraries."""
+  import jax
+
+  if jax.default_backend() == "cpu":
+    host_memory.keep_freed_memory()
 
 
 def train(argv: Sequence[str]) -> None:

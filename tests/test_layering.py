@@ -8,6 +8,7 @@ ORDER = [
   "errors",
   "shapes",
   "registry",
+  "host_memory",
   "data",
   "kernels",
   "ops",

@@ -13,6 +13,7 @@ import time
 import torch
 
 from benchmarks.peers import vit
+from convnn_jax.host_memory import keep_freed_memory
 
 SIZES = {"197": dict(image=224, patch=16), "65": dict(image=32, patch=4)}
 
@@ -47,10 +48,6 @@ def make_model(name: str, tokens: str, k: int):
       num_labels=10,
     )
     return _Logits(ViTForImageClassification(config)), size["image"]
-  if name == "transformers_swin":
-    from transformers import SwinConfig, SwinForImageClassification
-
-    return _Logits(SwinForImageClassification(SwinConfig(num_labels=1000))), int(tokens)
   return vit.ViT(name, k=k, **SIZES[tokens]), SIZES[tokens]["image"]
 
 
@@ -93,6 +90,7 @@ def make_step(work: str, name: str, tokens: str, batch: int, k: int = 0):
 def main() -> None:
   """Steps as they are asked for."""
   work, name, tokens, batch, *k = sys.argv[1:]
+  keep_freed_memory()  # as ours does; PyTorch too is faster with it
   answers = sys.stdout
   sys.stdout = sys.stderr  # what libraries print must not look like an answer
   step = make_step(work, name, tokens, int(batch), *map(int, k))

@@ -1,11 +1,11 @@
 """What the dense attentions share: tokens to queries, keys and values; scores to result."""
 
 import jax
-import jax.numpy as jnp
 
 from convnn_jax.errors import UserError
 from convnn_jax.layers.dense import split_dense
 from convnn_jax.layers.dropout import Dropout
+from convnn_jax.ops.mixing import mix_values
 
 
 def attend(module, scores, value, *, train: bool, dropout_rate: float | None = None):
@@ -30,7 +30,7 @@ def mix(module, weights, value, *, train: bool, dropout_rate: float | None = Non
   module.sow("intermediates", "attention_weights", weights)
   rate = module.dropout_rate if dropout_rate is None else dropout_rate
   weights = Dropout(rate)(weights.astype(value.dtype), deterministic=not train)
-  return jnp.einsum("bhnm,bmhd->bnhd", weights, value)
+  return mix_values(weights, value)
 
 
 def project_qkv(module, x, source, head_dim: int, *, bias: bool, value_source=None):

@@ -15,6 +15,7 @@ from convnn_jax.attention.core import project_qkv
 from convnn_jax.layers.dense import merge_dense
 from convnn_jax.layers.dropout import Dropout
 from convnn_jax.layers.norm import layer_norm
+from convnn_jax.ops.mixing import mix_values
 from convnn_jax.ops.similarity import similarity
 
 
@@ -54,5 +55,5 @@ class ReAttention(nn.Module):
     mixed = jnp.einsum("bhnm,hg->bnmg", weights, mix.astype(weights.dtype))
     mixed = jnp.moveaxis(layer_norm("head_norm", weights.dtype)(mixed), -1, 1)  # [b g n m]
     self.sow("intermediates", "attention_weights", mixed)
-    out = jnp.einsum("bhnm,bmhd->bnhd", mixed.astype(value.dtype), value)
+    out = mix_values(mixed.astype(value.dtype), value)
     return merge_dense(c, h * d, bias=self.out_bias, name="out", dtype=self.dtype)(out)

@@ -20,6 +20,7 @@ from convnn_jax.layers.mlp import Mlp
 from convnn_jax.layers.norm import layer_norm
 from convnn_jax.layers.pos_embed import PositionEmbedding
 from convnn_jax.ops.masks import causal, hidden_bias
+from convnn_jax.ops.mixing import mix_values
 from convnn_jax.ops.similarity import similarity
 
 DECODER_MASKS = ("none", "causal")
@@ -42,7 +43,7 @@ def scaled_dot_product_attention(query, key, value, bias=None):
   """
   scores = similarity(query, key, kind="dot", scale=query.shape[-1] ** -0.5)
   weights = jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
-  return jnp.einsum("bhnm,bmhd->bnhd", weights.astype(value.dtype), value)
+  return mix_values(weights.astype(value.dtype), value)
 
 
 class EncoderLayer(nn.Module):

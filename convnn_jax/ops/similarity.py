@@ -18,7 +18,9 @@ def wide(x) -> jnp.dtype:
 
 
 def _inner(query, key):
-  return jnp.einsum("bnhd,bmhd->bhnm", query, key, precision="highest", preferred_element_type=wide(query))
+  """Heads stand beside the batch first, see ops/mixing.py."""
+  query, key = jnp.swapaxes(query, 1, 2), jnp.swapaxes(key, 1, 2)
+  return jnp.einsum("bhnd,bhmd->bhnm", query, key, precision="highest", preferred_element_type=wide(query))
 
 
 def _unit(x):
