@@ -1,8 +1,11 @@
 """The README's commands are what CI runs, and what it points to exists."""
 
+import json
 import pathlib
 import re
 import subprocess
+
+from benchmarks import readme
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -45,3 +48,8 @@ def test_every_attention_is_in_the_table():
   from convnn_jax.attention import ATTENTIONS
 
   assert set(re.findall(r"^\| `(\w+)` \|", README, re.M)) == set(ATTENTIONS)
+
+
+def test_the_table_of_speed_is_that_of_the_newest_results():
+  newest = sorted((ROOT / "benchmarks" / "results").glob("*-cpu-headline.json"))[-1]
+  assert readme.written(README, json.loads(newest.read_text())) == README
