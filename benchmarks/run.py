@@ -19,11 +19,11 @@ import json
 import pathlib
 import sys
 
-from benchmarks import devices, measure, ops, steps
+from benchmarks import devices, layers, measure, ops, steps
 from benchmarks.cases import Group, Ratio
 from convnn_jax.errors import UserError, unknown_name
 
-GROUPS = (*ops.GROUPS, *steps.GROUPS, *devices.GROUPS)
+GROUPS = (*ops.GROUPS, *layers.GROUPS, *steps.GROUPS, *devices.GROUPS)
 SUITES = ("cpu", "gpu", "tpu", "quick")
 ROUNDS = {"quick": 3}
 NOISY_EXIT = 3
