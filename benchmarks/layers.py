@@ -1,4 +1,10 @@
-"""One attention layer in training, forward and backward, and the same layer in PyTorch."""
+"""One attention layer in training, forward and backward, and the same layer in PyTorch.
+
+PyTorch's threads wait for each other, so on a busy machine its wall time grows more than ours and the ratio flatters
+us. There, on one core:
+
+    taskset -c 1 python -m benchmarks.run --only=layers
+"""
 
 import functools
 
