@@ -1,7 +1,7 @@
 """Writes the headline of a file of results into README.md.
 
-    python -m benchmarks.run --suite=cpu --only=headline --out=benchmarks/results/DATE-cpu-headline.json
-    python -m benchmarks.readme benchmarks/results/DATE-cpu-headline.json
+python -m benchmarks.run --suite=cpu --only=headline --out=benchmarks/results/DATE-cpu-headline.json
+python -m benchmarks.readme benchmarks/results/DATE-cpu-headline.json
 """
 
 import json

@@ -1,6 +1,6 @@
 """All measurements of a suite, each figure beside its target.
 
-    python -m benchmarks.run --suite=cpu --out=bench.json                    # about 8 minutes on 2 cores
+    python -m benchmarks.run --suite=cpu --out=bench.json                    # about 10 minutes on 2 cores
     python -m benchmarks.run --suite=cpu --only=C5,C6,C7 --out=bench.json    # some figures
     python -m benchmarks.run --suite=cpu --only=headline --out=bench.json    # those of the README, ratios as JSON
     python -m benchmarks.run --suite=quick                                   # does it run? one minute
@@ -19,12 +19,12 @@ import json
 import pathlib
 import sys
 
-from benchmarks import compiling, devices, measure, ops, steps
+from benchmarks import compiling, devices, layers, measure, ops, steps
 from benchmarks.cases import Group, Ratio
 from convnn_jax.cli import keep_memory_on_cpu
 from convnn_jax.errors import UserError, unknown_name
 
-GROUPS = (*ops.GROUPS, *steps.GROUPS, *compiling.GROUPS, *devices.GROUPS)
+GROUPS = (*ops.GROUPS, *layers.GROUPS, *steps.GROUPS, *compiling.GROUPS, *devices.GROUPS)
 SUITES = ("cpu", "gpu", "tpu", "quick")
 ROUNDS = {"quick": 3}
 NOISY_EXIT = 3

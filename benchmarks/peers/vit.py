@@ -11,9 +11,20 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def _heads(x, heads):
+def split_heads(x, heads):
   """[b n c] -> [b h n d]."""
   return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def take_rows(value, index):
+  """Rows of value [b h n d] at index [b h n k]: [b h n k d].
+
+  Of the ways to write it the one with the fastest backward pass: a gather along an expanded axis fills and sums a
+  gradient of the expanded size.
+  """
+  b, h, n, d = value.shape
+  begins = n * torch.arange(b * h, device=index.device).view(b, h, 1, 1)
+  return value.reshape(-1, d).index_select(0, (index + begins).flatten()).view(*index.shape, d)
 
 
 class Softmax(nn.Module):
@@ -26,7 +37,7 @@ class Softmax(nn.Module):
     self.W_q, self.W_k, self.W_v, self.W_o = (nn.Linear(width, width, bias=False) for _ in range(4))
 
   def forward(self, x):
-    query, key, value = (_heads(f(x), self.heads) for f in (self.W_q, self.W_k, self.W_v))
+    query, key, value = (split_heads(f(x), self.heads) for f in (self.W_q, self.W_k, self.W_v))
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     out = self.dropout(torch.softmax(scores, dim=-1)) @ value
     return self.W_o(out.transpose(1, 2).flatten(2))
@@ -51,16 +62,16 @@ class ConvNN(nn.Module):
 
   def forward(self, x):
     # As published: rows come from W_k.
-    query, key, value = (_heads(f(x), self.heads) for f in (self.W_k, self.W_q, self.W_v))
-    b, h, n, d = value.shape
-    scores = query @ key.transpose(-1, -2) / math.sqrt(d)
-    values, index = torch.topk(scores, self.k, dim=-1)
-    rows = value.unsqueeze(2).expand(b, h, n, n, d)
-    chosen = torch.gather(rows, 3, index.unsqueeze(-1).expand(b, h, n, self.k, d))
-    chosen = chosen * torch.softmax(values, dim=-1).unsqueeze(-1)
-    sequence = chosen.reshape(b * h, n * self.k, d).transpose(1, 2)
-    out = self.dropout(self.conv(sequence)).reshape(b, h, d, n)
+    query, key, value = (split_heads(f(x), self.heads) for f in (self.W_k, self.W_q, self.W_v))
+    values, index = self.neighbors(query, key)
+    chosen = take_rows(value, index) * torch.softmax(values, dim=-1).unsqueeze(-1)
+    sequence = chosen.flatten(2, 3).flatten(0, 1).transpose(1, 2)  # [b*h d n*k]
+    out = self.dropout(self.conv(sequence)).unflatten(0, (-1, self.heads))  # [b h d n]
     return self.W_o(out.permute(0, 3, 1, 2).flatten(2))
+
+  def neighbors(self, query, key):
+    """Scores and places [b h n k] of the nearest keys."""
+    return torch.topk(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]), self.k, dim=-1)
 
 
 ATTENTIONS = {"softmax": Softmax, "convnn": ConvNN}

@@ -2,6 +2,7 @@
 
     python -m benchmarks.peers.worker train convnn 197 16 9    # work, model, tokens, batch, k
     python -m benchmarks.peers.worker infer softmax 197 16
+    python -m benchmarks.peers.worker layer local 197 16       # one layer of peers/layers.py, forward and backward
 
 Eager on a CPU, which is faster there; compiled, with bfloat16 autocast, on a GPU.
 """
@@ -12,7 +13,7 @@ import time
 
 import torch
 
-from benchmarks.peers import vit
+from benchmarks.peers import layers, vit
 from convnn_jax.host_memory import keep_freed_memory
 
 SIZES = {"197": dict(image=224, patch=16), "65": dict(image=32, patch=4)}
@@ -53,6 +54,8 @@ def make_model(name: str, tokens: str, k: int):
 
 def make_step(work: str, name: str, tokens: str, batch: int, k: int = 0):
   """A function that does one step and waits for it."""
+  if work == "layer":
+    return make_layer_step(name, int(tokens), batch)
   on_gpu = torch.cuda.is_available()
   device = "cuda" if on_gpu else "cpu"
   torch.manual_seed(0)
@@ -85,6 +88,21 @@ def make_step(work: str, name: str, tokens: str, batch: int, k: int = 0):
     wait()
 
   return train
+
+
+def make_layer_step(name: str, tokens: int, batch: int):
+  """The same for one layer on a CPU: forward, and backward to its input and parameters."""
+  torch.manual_seed(0)
+  layer = layers.make_layer(name, tokens=tokens)
+  x = torch.randn(batch, tokens, 192, requires_grad=True)
+  cotangent = torch.randn(batch, tokens, 192)
+
+  def step():
+    x.grad = None
+    layer.zero_grad(set_to_none=True)
+    layer(x).backward(cotangent)
+
+  return step
 
 
 def main() -> None:
