@@ -39,7 +39,8 @@ def table(results: dict) -> str:
   machine = f"{results['processor']}, {results['cores']} cores, jax {results['versions']['jax']}"
   about = (
     f"Below 1 is faster. ViT-Tiny 224/16, batch 16, 3 heads, float32; Swin-T: batch 8. {machine},"
-    f" {results['date'].split()[0]}, commit {results['commit']}. Temporary memory of a training step in MB: {megabytes}."
+    f" {results['date'].split()[0]}, commit {results['commit']}."
+    f" Temporary memory of a training step in MB: {megabytes}."
   )
   return "\n".join([*lines, "", textwrap.fill(about, 120), ""])
 

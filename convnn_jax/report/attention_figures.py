@@ -246,12 +246,13 @@ def over_layers(rows: list[dict]):
         continue
       positions = [row["position"] for row in here]
       axis.plot(positions, [row[key] for row in here], "o", ms=3, color=f"C{number}", alpha=0.5)
-      axis.plot(*_means(here, key), "-", color=f"C{number}", label=run)
+      line = dict(color=f"C{number}", marker="_", ms=9)  # a mark shows a single layer, too
+      axis.plot(*_means(here, key), "-", label=run, **line)
       level = [row | {"alike": alike(row["uniform"])} for row in here if row["uniform"] is not None]
-      axis.plot(*_means(level, "alike"), "--", color=f"C{number}", lw=1, alpha=0.8)
+      axis.plot(*_means(level, "alike"), "--", lw=1, alpha=0.8, **line)
       top = max(top, *(row[key] for row in here), *(row["alike"] for row in level))
     axis.set_ylim(0, 1.05 * top)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axis.set_xlabel("layer", fontsize=9)
     axis.set_ylabel(title, fontsize=9)
     axis.legend(fontsize=8)

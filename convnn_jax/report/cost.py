@@ -65,6 +65,7 @@ def main(argv: Sequence[str]) -> None:
   for path, config in loaded:
     with exchange.explaining(path, words):
       prepared.append((config_lib.name_of(path), _prepare(config, batches)))
+  folder = fresh_folder(args.out, args.out) if args.out else None
   rows = []
   for name, (config, pieces) in prepared:
     for batch in batches:
@@ -77,8 +78,7 @@ def main(argv: Sequence[str]) -> None:
       rows.append(row)
   heading = f"{_machine()}; median of {args.repeats} calls, spread between quarters.\n\n{ABOUT_TIMES}"
   say(f"\n{markdown(COLUMNS, rows)}\n\n{heading}")
-  if args.out:
-    folder = fresh_folder(args.out, args.out)
+  if folder:
     write_table(folder, "cost", COLUMNS, rows, heading)
     say(f"\nwritten to {folder}")
 

@@ -9,6 +9,9 @@ from convnn_jax.errors import UserError
 from convnn_jax.report import figures
 from convnn_jax.report.points import Point, describe, label
 from convnn_jax.report.rows import Column, csv_text, digits, percent, write_table
+from convnn_jax.report.table import distinct
+from convnn_jax.report.table import group as group_runs
+from convnn_jax.training import config as config_lib
 from convnn_jax.training import workdir as workdir_lib
 from convnn_jax.training.metrics import say
 
@@ -100,16 +103,24 @@ def external_baseline(folders: Sequence[str]) -> dict | None:
   """The row of the finished runs in `folders`; None without any.
 
   Raises:
-    UserError: one of them is no finished run.
+    UserError: one of them is no finished run, or they differ in more than the seed.
   """
-  results = []
+  runs = []
   for folder in folders:
-    path, _ = workdir_lib.load_config(folder, "--baseline")
+    path, config = workdir_lib.load_config(folder, "--baseline")
     result = workdir_lib.read_result(path, _NUMBERS)
     if result is None:
       raise UserError(f"--baseline={folder} is not finished; train it first.")
-    results.append(result)
-  return {"part": "baseline", **summary(results)} if results else None
+    runs.append((path, config_lib.flatten(config.to_dict()), result))
+  settings = group_runs(distinct(runs))
+  if len(settings) > 1:
+    (one, fields, _), (other, others, _) = (runs[0] for runs in settings[:2])
+    names = [name for name in sorted(fields.keys() | others.keys()) if fields.get(name) != others.get(name)]
+    raise UserError(
+      f"--baseline={one} and --baseline={other} differ in {', '.join(name for name in names if name != 'seed')}; a"
+      " baseline is one setting, with as many seeds as you like."
+    )
+  return {"part": "baseline", **summary([result for *_, result in settings[0]])} if settings else None
 
 
 def _every_run(finished) -> str:

@@ -78,11 +78,11 @@ def main(argv: Sequence[str]) -> None:
   beside = {name: [_with_ours(p, groups) for p in table] for name, table in published.items()}
   if args.matching:
     beside = {name: [p for p in table if p["ours_best"]] for name, table in beside.items()}
+  folder = fresh_folder(args.out, args.out) if args.out else None
   say(markdown(COLUMNS, rows))
   for name, table in beside.items():
     say(f"\n{name}, as published\n\n{markdown(PUBLISHED_COLUMNS, table)}")
-  if args.out:
-    folder = fresh_folder(args.out, args.out)
+  if folder:
     write_table(folder, "table", COLUMNS, rows, "Mean and sample standard deviation (sd) over seeds.")
     for name, table in beside.items():
       write_table(folder, f"published-{pathlib.Path(name).stem}", PUBLISHED_COLUMNS, table)
@@ -126,7 +126,25 @@ def find_runs(
       found[path.resolve()] = (path, config_lib.flatten(config.to_dict()), result)
   if not found and damaged:
     raise UserError("; ".join(damaged))
-  return list(found.values())
+  return distinct(list(found.values()))
+
+
+def distinct(runs: Sequence[tuple[pathlib.Path, Mapping, dict]]) -> list[tuple[pathlib.Path, Mapping, dict]]:
+  """Runs without copies: those of one config, seed included, that ended with the same parameters, bit for bit."""
+  kept: dict[str, tuple] = {}
+  for path, config, result in runs:
+    digest = result.get("params_digest") or str(path.resolve())
+    first = kept.setdefault(repr([_setting(config), config["seed"], digest]), (path, config, result))[0]
+    if first != path:
+      say(f"{path} is the same run as {first}; it counts once")
+  return list(kept.values())
+
+
+def _setting(config: Mapping) -> list:
+  """What makes runs comparable: all fields but the seed and the place of the data."""
+  return sorted(
+    (field, repr(value)) for field, value in config.items() if field not in ("seed", "data.data_dir")
+  )
 
 
 def _natural(path: pathlib.Path) -> list:
@@ -137,8 +155,7 @@ def group(runs) -> list[list]:
   """Lists of runs whose configs differ in the seed and the place of the data only."""
   groups: dict[str, list] = {}
   for run in runs:
-    setting = {field: value for field, value in run[1].items() if field not in ("seed", "data.data_dir")}
-    groups.setdefault(repr(sorted(setting.items())), []).append(run)
+    groups.setdefault(repr(_setting(run[1])), []).append(run)
   return list(groups.values())
 
 

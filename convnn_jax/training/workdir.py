@@ -176,7 +176,7 @@ def read_result(workdir: epath.Path, numbers: Sequence[str] = (), words: Sequenc
     return result
   except (OSError, ValueError) as error:
     raise UserError(
-      f"{path} cannot be read ({error}); move it away, and the same command writes it anew."
+      f"{path} cannot be read ({error}); move it away and run `python train.py`, or the sweep, again to write it anew."
     ) from error
 
 

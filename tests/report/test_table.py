@@ -7,6 +7,7 @@ import pytest
 
 from convnn_jax.errors import UserError
 from convnn_jax.report import table
+from convnn_jax.report.sweep_results import external_baseline
 from convnn_jax.training import config as config_lib
 
 RESULT = {
@@ -126,3 +127,23 @@ def test_the_published_runs_of_our_configs_are_found(name):
   published = table.read_published(name[0])
   found = [row["best_top1"] for row in published if table.matches(row["match"], config, {"num_params": 0})]
   assert OURS[name] in found
+
+
+def test_a_copy_of_a_run_is_no_second_seed(run, tmp_path, capsys):
+  run("a", params_digest="same")
+  run("backup/a", params_digest="same")
+  run("again", params_digest="other")  # by another version of the code
+  (runs,) = table.group(table.find_runs([str(tmp_path / "runs")]))
+  assert [path.name for path, *_ in runs] == ["a", "again"]
+  assert "it counts once" in capsys.readouterr().out
+
+
+def test_a_baseline_is_one_setting(run):
+  first, second = (
+    run("a", test_loss=0.1, train_seconds=1),
+    run("b", "--config.seed=1", test_loss=0.1, train_seconds=1),
+  )
+  other = run("c", "--config.model.depth=2", test_loss=0.1, train_seconds=1)
+  assert external_baseline([str(first), str(second), str(first)])["seeds"] == 2
+  with pytest.raises(UserError, match=r"differ in model\.depth; a baseline is one setting"):
+    external_baseline([str(first), str(other)])
