@@ -33,7 +33,6 @@ def read_cct(
     UserError: names that are not known, parameters without a source, shapes that do not fit.
   """
   spec = registry.defaults(model_class("cct")) | dict(spec)
-  state = {name.removeprefix("module."): array for name, array in state.items()}
   if not any(name.startswith("tokenizer.conv_layers.") for name in state):
     some = ", ".join(sorted(state)[:5])
     raise UserError(f"These are not the names of a CCT, CVT or ViT-Lite of the published code: {some}, ...")

@@ -100,7 +100,6 @@ def recognised(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], 
   Raises:
     UserError: these are not the names of a ViT.
   """
-  state = {name.removeprefix("module."): array for name, array in state.items()}
   if any("embeddings.patch_embeddings" in name for name in state):
     return _from_hugging_face(state), "huggingface"
   if "patch_embed.proj.weight" in state:

@@ -73,28 +73,6 @@ def test_nothing_is_passed_over():
     from_published({}, "tim")
 
 
-@pytest.mark.parametrize(
-  ("name", "content", "message"),
-  [
-    ("missing.npz", None, "is not a file"),
-    ("swin.txt", b"", "ends with '.txt'; known: .bin, .npz"),
-    ("swin.safetensors", b"\xff" * 20, "cannot be read as .safetensors"),
-    ("swin.npz", b"PK", "cannot be read as .npz"),
-  ],
-)
-def test_files_that_cannot_be_read(name, content, message, tmp_path):
-  if content is not None:
-    (tmp_path / name).write_bytes(content)
-  with pytest.raises(UserError, match=message):
-    read_state(str(tmp_path / name))
-
-
-def test_an_npz_with_objects_is_refused(tmp_path):
-  np.savez(tmp_path / "swin.npz", x=np.array([{}], dtype=object))
-  with pytest.raises(UserError, match="cannot be read as .npz"):
-    read_state(str(tmp_path / "swin.npz"))
-
-
 def test_modules_are_read_in_full():
   assert read_module("SwinMLP swin_mlp") == ("SwinMLP", FLAVOURS["swin_mlp"])
   full = "SwinTransformer fork_v1 (QK residual (x), commit 1); weight table all zero = QK residual only, no Pre MLP (2)"

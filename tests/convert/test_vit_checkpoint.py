@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -206,12 +205,6 @@ def test_a_mean_without_class_token():
     read_vit(state, SPEC, (8, 8), shapes())
   with pytest.raises(UserError, match=r"does not have \(fc_norm.weight\)"):
     read_vit(state | {"cls_token": np.zeros((1, 1, 8))}, SPEC, (8, 8), shapes())
-
-
-def test_numbers_of_two_bytes_are_read(tmp_path):
-  x = np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16)
-  np.savez(tmp_path / "x.npz", x=x)
-  np.testing.assert_array_equal(read_state(str(tmp_path / "x.npz"))["x"], x.astype(np.float32))
 
 
 def test_mistakes_are_named(params):
