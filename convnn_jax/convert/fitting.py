@@ -91,11 +91,7 @@ def check_sizes(found: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
   Raises:
     UserError: they differ; names the overrides that make the config fit.
   """
-  wrong = {
-    field: value
-    for field, value in found.items()
-    if _value(spec, field) is not None and _value(spec, field) != value
-  }
+  wrong = {field: value for field, value in found.items() if _differs(_value(spec, field), value)}
   if wrong:
     words = " ".join(f"--config.model.{field}={_word(value)}" for field, value in wrong.items())
     raise UserError(f"The checkpoint is a model of another size than the config's; it needs {words}.")
@@ -120,6 +116,11 @@ def check_writable(spec: Mapping[str, Any], legal: Mapping[str, Sequence[Any]], 
       f"The names of {source} code do not hold a model with {have}: its code would compute something else. Write one"
       f" with {need}."
     )
+
+
+def _differs(ours, theirs):
+  """Of a field that the config does not have, or has a value per stage for, one value says nothing."""
+  return ours is not None and ours != theirs and isinstance(ours, tuple) <= isinstance(theirs, tuple)
 
 
 def _value(spec, field):

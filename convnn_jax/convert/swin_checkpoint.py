@@ -73,7 +73,7 @@ def write_swin(params, spec: Mapping[str, Any], source: str = "published") -> di
   """
   spec = complete("swin", spec)
   flavour = _flavour(spec)
-  if source in ("timm", "huggingface") and "qk_residual" in spec["attention"]:
+  if source != "published" and _has_residual(spec):
     check_writable(spec, {"attention.qk_residual": (False,)}, source)
   return from_published(to_source(params, swin.model_rules(flavour)), source)
 
@@ -81,11 +81,17 @@ def write_swin(params, spec: Mapping[str, Any], source: str = "published") -> di
 def notes(spec: Mapping[str, Any], source: str) -> list[str]:
   """A line about what no file tells, for a complete spec."""
   residual = spec["attention"].get("qk_residual")
-  if residual is None or (source != "published" and not residual):
+  if residual is None or (source != "published" and not _has_residual(spec)):
     return []
   if source != "published":
     return [f"{source} code has no model.attention.qk_residual; the config has {residual}: logits differ"]
   return [f"the file does not tell model.attention.qk_residual; the config has {residual}"]
+
+
+def _has_residual(spec):
+  """In any of the stages."""
+  residual = spec["attention"].get("qk_residual", False)
+  return any(residual) if isinstance(residual, (tuple, list)) else bool(residual)
 
 
 def _check(state, spec) -> None:
@@ -114,9 +120,8 @@ def _heads(state, block) -> int:
   for name, axis in _PER_HEAD:
     if len(shape := np.shape(state.get(block + name))) > axis:
       return shape[axis]
-  mixing = np.shape(
-    state.get(f"{block}spatial_mlp.weight")
-  )  # a row per head and position, a column per position
+  # A row per head and position, a column per position.
+  mixing = np.shape(state.get(f"{block}spatial_mlp.weight"))
   return mixing[0] // mixing[1] if len(mixing) == 3 and mixing[1] else 0
 
 
@@ -138,12 +143,8 @@ def _version(state):
     found["attention.relative_bias"] = "mlp"
   elif any_name(state, r".*relative_position_bias_table$"):
     found["attention.relative_bias"] = "table"
-  norm, reduction = (
-    np.shape(state.get(f"layers.0.downsample.{name}.weight")) for name in ("norm", "reduction")
-  )
-  if (
-    norm and len(reduction) == 2 and reduction[0] != reduction[1]
-  ):  # on the merged channels, or on the reduced
+  norm, reduction = (np.shape(state.get(f"layers.0.downsample.{n}.weight")) for n in ("norm", "reduction"))
+  if norm and len(reduction) == 2:  # of the merged channels, or of the reduced
     found["norm_placement"] = "post" if norm[0] == reduction[0] else "pre"
   return found
 

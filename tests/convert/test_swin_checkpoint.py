@@ -147,6 +147,9 @@ def test_the_residual_on_queries_is_in_no_file():
     assert lines[1:] == [
       f"{source} code has no model.attention.qk_residual; the config has True: logits differ"
     ]
+  assert write_swin(
+    params, SPEC | dict(attention=SPEC["attention"] | dict(qk_residual=(False, False))), "timm"
+  )
   _, lines = read_swin(write_swin(params, residual), residual, (16, 16), swin_shapes(SPEC))
   assert lines[1:] == ["the file does not tell model.attention.qk_residual; the config has True"]
 
