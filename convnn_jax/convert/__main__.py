@@ -73,8 +73,11 @@ def convert(source: str, config_path: str, out: str, overrides: Sequence[str] = 
   pieces = assemble(config)
   shapes, spec = pieces.state_shapes.params, config.model.to_dict()
   params, lines = read(read_state(source), spec, pieces.info.image_shape[:2], shapes)
-  folder = workdir.open_workdir(out, config)
-  with workdir.only_run_in(folder), Checkpoints(folder, keep=config.keep_checkpoints) as checkpoints:
+  folder = workdir.open_workdir(out, config, flag="--out")
+  with (
+    workdir.only_run_in(folder, flag="--out"),
+    Checkpoints(folder, keep=config.keep_checkpoints) as checkpoints,
+  ):
     if checkpoints.steps():
       raise UserError(f"{folder} has checkpoints already; choose another --out.")
     place = lambda array, shape: jax.device_put(array.astype(shape.dtype), shape.sharding)

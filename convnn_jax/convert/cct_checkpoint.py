@@ -1,18 +1,28 @@
 """Checkpoints of the published compact transformers (CCT, CVT, ViT-Lite) into our parameters and back."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from convnn_jax import registry
 from convnn_jax.convert import sot_cct
-from convnn_jax.convert.fitting import check_sizes, read_with
+from convnn_jax.convert.fitting import (
+  any_name,
+  check_sizes,
+  check_writable,
+  complete,
+  depth,
+  kernel_shape,
+  read_with,
+)
 from convnn_jax.convert.rules import to_source
 from convnn_jax.errors import UserError
 from convnn_jax.layers.pos_embed import TABLES
-from convnn_jax.models import model_class, transfer
+from convnn_jax.models import transfer
+
+_CONVOLUTION = r"tokenizer\.conv_layers\.\d+\.0\.weight$"
 
 
 def read_cct(
@@ -32,13 +42,14 @@ def read_cct(
   Raises:
     UserError: names that are not known, parameters without a source, shapes that do not fit.
   """
-  spec = registry.defaults(model_class("cct")) | dict(spec)
-  state = {name.removeprefix("module."): array for name, array in state.items()}
-  if not any(name.startswith("tokenizer.conv_layers.") for name in state):
+  spec = complete("cct", spec)
+  if not any_name(state, _CONVOLUTION):
     some = ", ".join(sorted(state)[:5])
     raise UserError(f"These are not the names of a CCT, CVT or ViT-Lite of the published code: {some}, ...")
   _check(state, spec)
   lines = [f"read {len(state)} arrays in the names of published code"]
+  if heads := spec["attention"].get("num_heads"):
+    lines.append(f"the file does not tell the number of heads; the config has {heads}")
   fixed = spec["position_embedding"] != "learned"
   if fixed:
     lines += _fixed_positions(state.get(sot_cct.POSITIONS), spec)
@@ -57,9 +68,10 @@ def write_cct(params, spec: Mapping[str, Any], image: tuple[int, int]) -> dict[s
     image: rows and columns in pixels, for fixed positions, which are stored there.
 
   Raises:
-    UserError: parameters that have no name there.
+    UserError: an attention that no published code has, or parameters that have no name there.
   """
-  spec = registry.defaults(model_class("cct")) | dict(spec)
+  spec = complete("cct", spec)
+  check_writable(spec, {"attention.name": ("softmax", "sot")}, "published")
   state = to_source(params, sot_cct.model_rules())
   if spec["position_embedding"] in TABLES:
     count = math.prod(transfer.token_grid(spec, image)) + transfer.num_prefix(spec)
@@ -81,14 +93,19 @@ def _fixed_positions(table, spec) -> list[str]:
 
 
 def _check(state, spec) -> None:
-  stages = sorted(name for name in state if name.startswith("tokenizer.conv_layers.") and "weight" in name)
-  first, last = state[stages[0]].shape, state[stages[-1]].shape
+  stages = sorted(name for name in state if re.match(_CONVOLUTION, name))
+  kernels = [kernel_shape(state, name) for name in stages]
+  first, last = kernels[0], kernels[-1]
+  block = r"classifier\.blocks\.(\d+)\."
   found = {"width": last[0]}
-  if "classifier.blocks.0.linear1.weight" in state:
-    found["mlp_dim"] = state["classifier.blocks.0.linear1.weight"].shape[0]
+  if hidden := np.shape(state.get("classifier.blocks.0.linear1.weight")):
+    found["mlp_dim"] = hidden[0]
   bias = f"{stages[0].removesuffix('weight')}bias" in state  # only patches have one
-  found["attention.qkv_bias"] = "classifier.blocks.0.self_attn.qkv.bias" in state
+  found["attention.qkv_bias"] = any_name(state, rf"{block}self_attn\.qkv\.bias")
   found["tokenizer"] = "patches" if bias else "convolution"
   found |= {"patch_size": first[2]} if bias else {"kernel_size": first[2], "num_convolutions": len(stages)}
-  found["pooling"] = "sequence" if "classifier.attention_pool.weight" in state else "cls"
-  check_sizes(found, spec, state, r"classifier\.blocks\.(\d+)\.")
+  if any_name(state, r"classifier\.attention_pool\."):
+    found["pooling"] = "sequence"
+  elif "classifier.class_emb" in state:
+    found["pooling"] = "cls"
+  check_sizes(found | dict(depth=depth(state, block)), spec)

@@ -26,21 +26,35 @@ def inverse(table: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def fuse(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """query, key and value one below the other; a bias without that of the key stays apart, as in Swin V2."""
+  """query, key and value one below the other; a bias without that of the key stays apart, as in Swin V2.
+
+  Where one is missing or of another shape, all keep their names.
+  """
   fused = {
     name: array for name, array in state.items() if name.split(".")[-2:-1] not in ([r] for r in _ROLES)
   }
   for prefix in sorted({name.rpartition(".query.")[0] for name in state if ".query." in name}):
-    part = lambda role, kind: state.get(f"{prefix}.{role}.{kind}")  # noqa: B023 - used in this turn
-    if any(part(role, "weight") is None for role in _ROLES):
+    weights, biases = (
+      [state.get(f"{prefix}.{role}.{kind}") for role in _ROLES] for kind in ("weight", "bias")
+    )
+    there = tuple(bias is not None for bias in biases)
+    known = {(True, True, True): _alike(biases), (True, False, True): True, (False, False, False): True}
+    if not (_alike(weights) and known.get(there)):
       fused |= {name: array for name, array in state.items() if name.startswith(f"{prefix}.")}
       continue
-    fused[f"{prefix}.qkv.weight"] = np.concatenate([part(role, "weight") for role in _ROLES])
-    if part("key", "bias") is not None:
-      fused[f"{prefix}.qkv.bias"] = np.concatenate([part(role, "bias") for role in _ROLES])
-    elif part("query", "bias") is not None:
-      fused[f"{prefix}.q_bias"], fused[f"{prefix}.v_bias"] = part("query", "bias"), part("value", "bias")
+    fused[f"{prefix}.qkv.weight"] = np.concatenate(weights)
+    if all(there):
+      fused[f"{prefix}.qkv.bias"] = np.concatenate(biases)
+    elif any(there):
+      fused[f"{prefix}.q_bias"], fused[f"{prefix}.v_bias"] = biases[0], biases[2]
   return fused
+
+
+def _alike(arrays):
+  """Whether all are there and of one shape with rows."""
+  return (
+    all(array is not None for array in arrays) and len({a.shape for a in arrays}) == 1 and arrays[0].ndim > 0
+  )
 
 
 def part(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

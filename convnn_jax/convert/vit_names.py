@@ -100,15 +100,15 @@ def recognised(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], 
   Raises:
     UserError: these are not the names of a ViT.
   """
-  state = {name.removeprefix("module."): array for name, array in state.items()}
+  given, state, source = state, dict(state), "timm"
   if any("embeddings.patch_embeddings" in name for name in state):
-    return _from_hugging_face(state), "huggingface"
-  if "patch_embed.proj.weight" in state:
-    return state, "timm"
+    state, source = _from_hugging_face(state), "huggingface"
+  if "patch_embed.proj.weight" in state and any(name.startswith("blocks.") for name in state):
+    return state, source
   prefix = next((p for p in _PREFIXES if f"{p}embedding/kernel" in state), "")
   inside = {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
-  if "embedding/kernel" not in inside:
-    some = ", ".join(sorted(state)[:5])
+  if "embedding/kernel" not in inside or not any(name.startswith(_BLOCKS) for name in inside):
+    some = ", ".join(sorted(given)[:5])
     raise UserError(
       f"These are not the names of a ViT of the published code, big_vision, timm or Hugging Face: {some}, ..."
     )
@@ -153,7 +153,8 @@ def _from_jax(state):
     source, state = "google", {_renumbered(name, _OLD_NUMBERS): array for name, array in state.items()}
   if any(name.startswith(f"{_BLOCKS}/") for name in state):
     source, state = "big_vision", _unstacked(state)
-  if "pos_embedding" in state:  # of the patches only: it is added before the class token is put in front
+  if np.ndim(state.get("pos_embedding")) == 3:
+    # Of the patches only: it is added before the class token is put in front.
     table = state.pop("pos_embedding")
     nothing = np.zeros((1, int("cls" in state), table.shape[-1]), table.dtype)
     source, state = "big_vision", {**state, _POSITIONS: np.concatenate([nothing, table], axis=1)}

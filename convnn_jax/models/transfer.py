@@ -104,6 +104,8 @@ def _head(old, new) -> dict[str, Change]:
   bias, kernel = "head/bias", "head/kernel"
   if bias not in new or old.get(bias) == new[bias]:
     return {}
+  if (bias in old) != (kernel in old) or len(old.get(bias, new[bias])) != 1:
+    return {}  # one of the two is lost
   if kernel in old and kernel in new and old[kernel][:-1] != new[kernel][:-1]:
     return {}  # of another width: another model
   found = f"{old[bias][0]} classes" if bias in old else "none"

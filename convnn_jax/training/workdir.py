@@ -23,8 +23,10 @@ from convnn_jax.errors import UserError
 from convnn_jax.training import config as config_lib
 
 
-def open_workdir(path: str, config: ConfigDict) -> epath.Path:
+def open_workdir(path: str, config: ConfigDict, flag: str = "--workdir") -> epath.Path:
   """Makes the folder of a new run, or checks that an existing one belongs to the same config.
+
+  `flag` is the one that gave the path, for messages.
 
   Raises:
     UserError: it cannot be written, or it holds another config; names the differing fields.
@@ -36,11 +38,9 @@ def open_workdir(path: str, config: ConfigDict) -> epath.Path:
   try:
     for folder in (workdir, workdir / "checkpoints"):
       if folder.exists() and not folder.is_dir():
-        raise UserError(
-          f"--workdir={path}: {folder} is a file, but must be a folder; choose another --workdir."
-        )
+        raise UserError(f"{flag}={path}: {folder} is a file, but must be a folder; choose another {flag}.")
     if saved.exists():
-      _check_same(workdir, _read_config(saved), config)
+      _check_same(workdir, _read_config(saved), config, flag)
     barrier("workdir checked")  # all processes look before the first one writes
     if jax.process_index() == 0 and not saved.exists():
       workdir.mkdir(parents=True, exist_ok=True)
@@ -52,23 +52,23 @@ def open_workdir(path: str, config: ConfigDict) -> epath.Path:
   except OSError as error:
     reason = error.strerror or str(error)
     raise UserError(
-      f"--workdir={path} cannot be used: {reason}. Choose a folder that can be written."
+      f"{flag}={path} cannot be used: {reason}. Choose a folder that can be written."
     ) from error
   barrier("workdir made")
   return workdir
 
 
-def _check_same(workdir, saved: ConfigDict, config: ConfigDict) -> None:
+def _check_same(workdir, saved: ConfigDict, config: ConfigDict, flag: str) -> None:
   lines = config_lib.differences(saved, config)
   if lines:
     raise UserError(
-      f"{workdir} holds a run with another config. Choose another --workdir, or give the saved values to go on"
+      f"{workdir} holds a run with another config. Choose another {flag}, or give the saved values to go on"
       f" with that run. Differing fields (saved -> now): {'; '.join(lines)}"
     )
 
 
 @contextlib.contextmanager
-def only_run_in(workdir: epath.Path):
+def only_run_in(workdir: epath.Path, flag: str = "--workdir"):
   """Keeps a second training out of the folder; the system frees it when this process ends, however it ends.
 
   Raises:
@@ -82,7 +82,7 @@ def only_run_in(workdir: epath.Path):
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       raise UserError(
-        f"Another process trains in {workdir}; wait for it, or choose another --workdir."
+        f"Another process trains in {workdir}; wait for it, or choose another {flag}."
       ) from error
     except OSError:
       pass  # a file system without locks

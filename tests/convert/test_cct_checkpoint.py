@@ -10,6 +10,7 @@ from convnn_jax.errors import UserError
 from convnn_jax.layers.pos_embed import resize_positions, sincos_table
 from convnn_jax.models import make_model, presets, transfer
 
+HEADS = "the file does not tell the number of heads; the config has 2"
 SMALL = dict(width=8, mlp_dim=12, depth=2)
 CCT = presets.model("cct_2_3x2_32") | SMALL
 LITE = presets.model("vit_2_4_32") | SMALL
@@ -52,11 +53,11 @@ def test_published_names():
 )
 def test_there_and_back(spec):
   params = random_like(shapes(spec))
-  state = {f"module.{name}": array for name, array in write_cct(params, spec, (16, 16)).items()}
-  assert "module.classifier.positional_emb" in state
+  state = write_cct(params, spec, (16, 16))
+  assert "classifier.positional_emb" in state
   read, lines = read_cct(state, spec, (16, 16), shapes(spec))
   jax.tree.map(np.testing.assert_array_equal, read, params)
-  assert lines == [f"read {len(state)} arrays in the names of published code"]
+  assert lines == [f"read {len(state)} arrays in the names of published code", HEADS]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,7 @@ def test_positions_and_head_follow_the_model(spec, prefix, grids):
   np.testing.assert_allclose(new, resize_positions(old, (grids[0],) * 2, (grids[1],) * 2, prefix), atol=1e-6)
   assert not np.any(read["head"]["kernel"])
   assert lines[1:] == [
+    HEADS,
     "head: 3 classes there, 5 here; it starts from zero",
     "position_embedding/table: resized from 4 x 4 to 6 x 6 (bilinear)",
   ]
@@ -98,6 +100,18 @@ def test_mistakes_are_named():
     read(LITE)
   with pytest.raises(UserError, match="give --config.model.position_embedding=learned"):
     read(CCT | dict(position_embedding="sincos"))
+  no_block = {name: a for name, a in state.items() if "0.self_attn.qkv" not in name}
+  for without, message in (
+    (no_block, "block_0/attention/query/kernel"),
+    ({name: a for name, a in state.items() if "attention_pool" not in name}, "source: pooling/score/bias"),
+    (state | {"tokenizer.conv_layers.1.0.weight": np.zeros(8)}, r"shape \(8,\), but a kernel .* four axes"),
+    (
+      state | {"classifier.blocks.0.linear1.weight": np.zeros(())},
+      "of wrong shape: classifier.blocks.0.linear1",
+    ),
+  ):
+    with pytest.raises(UserError, match=message):
+      read(CCT, without)
   with pytest.raises(UserError, match="not the names of a CCT"):
     read(CCT, {"x": np.zeros(1)})
   with pytest.raises(UserError, match="not known here: classifier.extra"):
@@ -109,4 +123,15 @@ def test_fixed_positions_of_another_grid_are_computed_anew():
   state = write_cct(random_like(shapes(spec)), spec, (16, 16))
   np.testing.assert_array_equal(state["classifier.positional_emb"][0], sincos_table(16, 8))
   _, lines = read_cct(state, spec, (24, 24), shapes(spec, side=24))
-  assert len(lines) == 1
+  assert lines[1:] == [HEADS]
+
+
+def test_an_attention_that_its_code_does_not_have_is_not_written():
+  """Its parameters may have the same names."""
+  params = random_like(shapes(CCT))
+  transport = CCT | dict(attention=dict(name="sot", num_heads=2))
+  assert write_cct(params, transport, (16, 16)).keys() == write_cct(params, CCT, (16, 16)).keys()
+  with pytest.raises(
+    UserError, match="do not hold a model with model.attention.name=knn: .*name=softmax or sot"
+  ):
+    write_cct(params, CCT | dict(attention=dict(name="knn", num_heads=2)), (16, 16))

@@ -42,7 +42,14 @@ def test_a_file_becomes_a_run_and_a_file_again(config, names, tmp_path, capsys):
   assert out.splitlines()[0] == f"read {len(state)} arrays in the names of {names} code"
   assert out.splitlines()[-1] == f"wrote step 0 of {tmp_path / 'run'}"
   main([f"{tmp_path / 'run'}:last", f"--names={names}", f"--out={tmp_path / 'ours.safetensors'}"])
-  assert f"wrote step 0 of {tmp_path / 'run'} as {len(state)} arrays" in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert f"wrote step 0 of {tmp_path / 'run'} as {len(state)} arrays" in out
+  assert len(out.splitlines()) == 1
+  if config == VIT:  # other code computes another GELU
+    main([str(tmp_path / "run"), "--names=timm", f"--out={tmp_path / 'timm.npz'}"])
+    assert "timm code computes with model.activation=gelu, " in capsys.readouterr().out
+  with pytest.raises(UserError, match="another config. Choose another --out,"):
+    main([str(tmp_path / "theirs.npz"), config, *SIZES, "--config.seed=9", f"--out={tmp_path / 'run'}"])
   written = read_state(str(tmp_path / "ours.safetensors"))
   assert written.keys() == state.keys()
   for name, array in state.items():

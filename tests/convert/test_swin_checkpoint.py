@@ -1,5 +1,7 @@
 """Swin checkpoints: every published name in every notation, resizing, heads, files, mistakes."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,8 @@ def test_there_and_back_through_a_file(source, tmp_path):
   write_safetensors(tmp_path / "swin.safetensors", write_swin(params, SPEC, source))
   read, lines = read_swin(read_state(str(tmp_path / "swin.safetensors")), SPEC, (16, 16), swin_shapes(SPEC))
   jax.tree.map(np.testing.assert_array_equal, read, params)
-  assert len(lines) == 1
+  untold = ["the file does not tell model.attention.qk_residual; the config has False"]
+  assert lines[1:] == (untold if source == "published" else [])
   assert source in lines[0]
 
 
@@ -73,26 +76,82 @@ def test_nothing_is_passed_over():
     from_published({}, "tim")
 
 
+V2 = SPEC | dict(norm_placement="post", width=16, patch_size=4, depths=(1, 1, 1), mlp_ratio=2.0)
+V2 |= dict(attention=dict(name="window", num_heads=2, similarity="cosine", relative_bias="mlp"))
+
+
 @pytest.mark.parametrize(
-  ("name", "content", "message"),
+  ("theirs", "ours", "words"),
   [
-    ("missing.npz", None, "is not a file"),
-    ("swin.txt", b"", "ends with '.txt'; known: .bin, .npz"),
-    ("swin.safetensors", b"\xff" * 20, "cannot be read as .safetensors"),
-    ("swin.npz", b"PK", "cannot be read as .npz"),
+    (
+      V2,
+      SPEC,
+      "width=16 patch_size=4 depths=1,1,1 attention.similarity=cosine attention.relative_bias=mlp norm_placement=post"
+      " mlp_ratio=2 attention.num_heads=2,2,2",
+    ),
+    (
+      SPEC,
+      V2,
+      "width=8 patch_size=2 depths=2,1 attention.similarity=dot attention.relative_bias=table norm_placement=pre"
+      " mlp_ratio=4 attention.num_heads=2,4",
+    ),
   ],
+  ids=["V2 into V1", "V1 into V2"],
 )
-def test_files_that_cannot_be_read(name, content, message, tmp_path):
-  if content is not None:
-    (tmp_path / name).write_bytes(content)
-  with pytest.raises(UserError, match=message):
-    read_state(str(tmp_path / name))
+def test_a_model_of_another_size_is_told_with_what_fits(theirs, ours, words):
+  expected = "needs " + " ".join(f"--config.model.{word}" for word in words.split()) + "."
+  params = random_like(swin_shapes(theirs))
+  for source in ("published", "timm", "huggingface"):
+    with pytest.raises(UserError, match=re.escape(expected)):
+      read_swin(write_swin(params, theirs, source), ours, (16, 16), {})
+  flags = [f"--config.model.{word}" for word in words.split()]
+  fitting = config_lib.load("configs/swin_nano.py:digits", flags).model.to_dict() | dict(
+    position_embedding="learned"
+  )
+  read, _ = read_swin(write_swin(params, theirs), fitting, (16, 16), swin_shapes(theirs))
+  jax.tree.map(np.testing.assert_array_equal, read, params)
 
 
-def test_an_npz_with_objects_is_refused(tmp_path):
-  np.savez(tmp_path / "swin.npz", x=np.array([{}], dtype=object))
-  with pytest.raises(UserError, match="cannot be read as .npz"):
-    read_state(str(tmp_path / "swin.npz"))
+def test_files_of_other_models_are_told():
+  mlp = SPEC | dict(attention=dict(name="spatial_mlp", num_heads=(2, 4)), shift="pad")
+  state = write_swin(random_like(swin_shapes(mlp)), mlp)
+  with pytest.raises(UserError, match="is a SwinMLP, .* 'window'; start from configs/swin_mlp_t.py"):
+    read_swin(state, SPEC, (16, 16), {})
+  with pytest.raises(UserError, match="needs --config.model.attention.num_heads=2,4"):
+    read_swin(state, mlp | dict(attention=dict(name="spatial_mlp", num_heads=2)), (16, 16), {})
+  patches = {"patch_embed.proj.weight": np.zeros((8, 3, 4, 4))}
+  for names in (
+    patches | {"blocks.0.norm1.bias": np.zeros(8)},
+    {"vit.embeddings.patch_embeddings.projection.weight": np.zeros(1), "vit.encoder.layer.0.x": np.zeros(1)},
+  ):
+    with pytest.raises(UserError, match="These are not the names of a Swin Transformer"):
+      read_swin(names, SPEC, (16, 16), {})
+  with pytest.raises(UserError, match=r"weight has shape \(8,\), but a kernel"):
+    read_swin(
+      {"patch_embed.proj.weight": np.zeros(8), "layers.0.blocks.0.norm1.bias": np.zeros(8)},
+      SPEC,
+      (16, 16),
+      {},
+    )
+
+
+def test_the_residual_on_queries_is_in_no_file():
+  residual = SPEC | dict(attention=SPEC["attention"] | dict(qk_residual=True))
+  params = random_like(swin_shapes(SPEC))
+  for source in ("timm", "huggingface"):
+    with pytest.raises(
+      UserError, match=f"of {source} code do not hold a model with model.attention.qk_residual=True"
+    ):
+      write_swin(params, residual, source)
+    _, lines = read_swin(write_swin(params, SPEC, source), residual, (16, 16), swin_shapes(SPEC))
+    assert lines[1:] == [
+      f"{source} code has no model.attention.qk_residual; the config has True: logits differ"
+    ]
+  assert write_swin(
+    params, SPEC | dict(attention=SPEC["attention"] | dict(qk_residual=(False, False))), "timm"
+  )
+  _, lines = read_swin(write_swin(params, residual), residual, (16, 16), swin_shapes(SPEC))
+  assert lines[1:] == ["the file does not tell model.attention.qk_residual; the config has True"]
 
 
 def test_modules_are_read_in_full():

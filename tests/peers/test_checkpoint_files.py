@@ -1,6 +1,7 @@
 """Files that PyTorch writes: nothing but tensors is read, and nothing in them is run."""
 
 import pathlib
+import pickle
 
 import numpy as np
 import pytest
@@ -45,19 +46,42 @@ def test_a_file_with_code_is_refused_and_not_run(new, tmp_path):
   mark = tmp_path / "ran"
   state = {"fc.weight": torch.zeros(2), "extra": _Touch(mark)}
   torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=new)
-  with pytest.raises(UserError, match="holds more than tensors"):
+  with pytest.raises(UserError, match="holds more than tensors .*, which could run code") as error:
     read_state(str(tmp_path / "x.pth"))
+  assert "weights_only" not in str(error.value)
   assert not mark.exists()
   torch.load(tmp_path / "x.pth", weights_only=False)  # the same file would have done it
   assert mark.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", [1, 2]], ids=["empty", "cut", "list"])
-def test_other_files_are_refused(content, tmp_path):
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (b"", "is damaged"),
+    (b"PK\x03\x04 and no more", "is damaged"),
+    (pickle.dumps({"a": 1}), "holds more than tensors, which could run code"),
+    ([1, 2], "holds a list.*give a state dict"),
+    ({0: torch.zeros(2)}, "has a tensor under 0, which is no name; give a state dict"),
+    ({"epoch": 3}, "holds no tensors"),
+  ],
+  ids=["empty", "cut", "pickle", "list", "numbered", "nothing"],
+)
+def test_other_files_are_refused(content, message, tmp_path):
   file = tmp_path / "x.pth"
   file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
-  with pytest.raises(UserError, match="x.pth"):
+  with pytest.raises(UserError, match=f"x.pth {message}") as error:
     read_state(str(file))
+  assert "weights_only" not in str(error.value)
+
+
+def test_parameters_and_sparse_tensors_are_read(tmp_path):
+  matrix = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
+  state = {"module.a": torch.nn.Parameter(matrix), "module.b": matrix.to_sparse()}
+  torch.save(state, tmp_path / "x.pth")
+  read = read_state(str(tmp_path / "x.pth"))
+  assert read.keys() == {"a", "b"}
+  for array in read.values():
+    np.testing.assert_array_equal(array, matrix.numpy())
 
 
 def test_a_compact_transformer_from_a_pth_file(tmp_path):
