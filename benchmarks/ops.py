@@ -8,6 +8,7 @@ from jax.scipy.special import logsumexp
 
 from benchmarks.cases import Figure, Group, Ratio
 from benchmarks.measure import Compiled, gradients
+from convnn_jax.ops.mixing import mix_values
 from convnn_jax.ops.neighbors import aggregate_neighbors, neighbor_weights
 from convnn_jax.ops.selection import keep_neighbors, select_neighbors
 from convnn_jax.ops.similarity import similarity
@@ -17,7 +18,7 @@ from convnn_jax.ops.sinkhorn import sinkhorn
 def dense(query, key, value):
   """Softmax attention of [b n h d]: the yardstick."""
   scores = similarity(query, key, scale=query.shape[-1] ** -0.5)
-  return jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores, axis=-1), value)
+  return mix_values(jax.nn.softmax(scores, axis=-1), value)
 
 
 def convnn(query, key, value, kernel, implementation="auto", method="auto"):
@@ -53,7 +54,7 @@ def knn(query, key, value, k):
   """Softmax over the k largest scores."""
   scores = similarity(query, key, scale=query.shape[-1] ** -0.5)
   kept = jnp.where(keep_neighbors(scores, k), scores, -jnp.inf)
-  return jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(kept, axis=-1), value)
+  return mix_values(jax.nn.softmax(kept, axis=-1), value)
 
 
 def _normal(seed, *shape):
@@ -71,18 +72,23 @@ def _attention(function, shape, k=0):
 
 
 def _saved_bytes(contender: Compiled) -> int:
-  """What the forward pass of `convnn` hands to the backward pass besides its arguments; each array once."""
+  """What the forward pass of `convnn` hands to the backward pass, each array once; arguments, as they are or with
+  their axes in another order, aside."""
   _, *arguments = contender.arguments
   jaxpr = jax.make_jaxpr(lambda *a: jax.vjp(convnn, *a)[1])(*arguments).jaxpr
-  saved = {id(v): v.aval for v in jaxpr.outvars if v not in jaxpr.invars}
+  same = set(jaxpr.invars)
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "transpose" and equation.invars[0] in same:
+      same.update(equation.outvars)
+  saved = {id(v): v.aval for v in jaxpr.outvars if v not in same}
   return sum(array.size * array.dtype.itemsize for array in saved.values() if array.ndim)
 
 
 def _saved_over_neighbors(contender: Compiled) -> float:
-  """The same over 8 b h n k bytes: a weight and a place for each neighbour; transposed copies of arguments aside."""
-  _, query, _, value, kernel = contender.arguments
+  """The same over 8 b h n k bytes: a weight and a place for each neighbour."""
+  _, query, _, _, kernel = contender.arguments
   b, n, h, _ = query.shape
-  return (_saved_bytes(contender) - value.nbytes) / (8 * b * h * n * len(kernel))
+  return _saved_bytes(contender) / (8 * b * h * n * len(kernel))
 
 
 ATTENTION_SHAPES = {"197": (16, 197, 3, 64), "65": (32, 65, 3, 64)}
@@ -202,7 +208,7 @@ def windowed(query, key, value, relative, mask):
   mask = jnp.broadcast_to(mask[None, :, None], (images, len(mask), 1, *mask.shape[1:]))
   scores = similarity(query, key, scale=query.shape[-1] ** -0.5) + relative
   scores = scores + mask.reshape(-1, *mask.shape[2:])
-  return jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores, axis=-1), value)
+  return mix_values(jax.nn.softmax(scores, axis=-1), value)
 
 
 def library_windowed(query, key, value, relative, mask):
