@@ -76,11 +76,11 @@ def _saved_bytes(contender: Compiled) -> int:
   their axes in another order, aside."""
   _, *arguments = contender.arguments
   jaxpr = jax.make_jaxpr(lambda *a: jax.vjp(convnn, *a)[1])(*arguments).jaxpr
-  same = set(jaxpr.invars)
+  same = {id(v) for v in jaxpr.invars}
   for equation in jaxpr.eqns:
-    if equation.primitive.name == "transpose" and equation.invars[0] in same:
-      same.update(equation.outvars)
-  saved = {id(v): v.aval for v in jaxpr.outvars if v not in same}
+    if equation.primitive.name == "transpose" and id(equation.invars[0]) in same:
+      same.add(id(equation.outvars[0]))
+  saved = {id(v): v.aval for v in jaxpr.outvars if id(v) not in same}
   return sum(array.size * array.dtype.itemsize for array in saved.values() if array.ndim)
 
 
