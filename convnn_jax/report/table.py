@@ -164,7 +164,7 @@ def row(runs, published: Sequence[dict] = ()) -> dict:
   path, config, first = runs[0]
   results = [result for _, _, result in runs]
   values = {
-    "run": re.sub(r"-?seed=?\d+", "", path.name) or path.name if len(runs) > 1 else path.name,
+    "run": _common_name(path) if len(runs) > 1 else path.name,
     "dataset": config["data.name"],
     "model": config["model.name"],
     "attention": config.get("model.attention.name"),
@@ -184,6 +184,12 @@ def row(runs, published: Sequence[dict] = ()) -> dict:
   matching = [p["best_top1"] for p in published if matches(p["match"], config, first)]
   values["published"] = "; ".join(dict.fromkeys(matching)) or None
   return values
+
+
+def _common_name(path: pathlib.Path) -> str:
+  """A name for all seeds of a setting; points of a sweep over seeds only have that of the sweep."""
+  name = re.sub(r"-?seed=?\d+", "", path.name)
+  return name or (path.parents[1].name if path.parent.name == "points" else path.name)
 
 
 def _joined(words) -> str | None:

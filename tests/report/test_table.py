@@ -129,6 +129,13 @@ def test_the_published_runs_of_our_configs_are_found(name):
   assert OURS[name] in found
 
 
+def test_a_sweep_over_seeds_alone_lends_its_name(run, tmp_path):
+  run("sweep-mine/points/seed=0")
+  run("sweep-mine/points/seed=1", "--config.seed=1")
+  (runs,) = table.group(table.find_runs([str(tmp_path / "runs")]))
+  assert table.row(runs)["run"] == "sweep-mine"
+
+
 def test_a_copy_of_a_run_is_no_second_seed(run, tmp_path, capsys):
   run("a", params_digest="same")
   run("backup/a", params_digest="same")
