@@ -130,6 +130,7 @@ def _drop_abandoned_reads():
   # Whatever the storage's words for it are: only orbax runs asyncio tasks here.
   abandoned = (
     "Event loop is closed",
+    "Future exception was never retrieved",
     "Task exception was never retrieved",
     "Task was destroyed but it is pending",
   )
