@@ -106,8 +106,9 @@ def _batches(text: str) -> list[int]:
 
 
 def _prepare(config, batches):
-  """(config, pieces) on one device, whatever the config's mesh; accumulation and chunks of steps are left out."""
+  """(config, pieces) on one device, whatever the config's mesh; without accumulation, chunks of steps, mixed pairs."""
   with config.unlocked():
+    config.data.augment = tuple(word for word in config.data.augment if word not in ("mixup", "cutmix"))
     config.mesh.update(data=-1, fsdp=1, tensor=1)
     config.optimizer.accumulate = 1
     config.steps_per_call = 1
