@@ -9,6 +9,7 @@ from fast_jit import use_fast_jit
 
 from convnn_jax.errors import UserError
 from convnn_jax.report import cost
+from convnn_jax.training import config as config_lib
 
 TINY = ["--config.model.width=16", "--config.model.depth=1", "--config.model.mlp_dim=16"]
 
@@ -44,6 +45,14 @@ def test_table_of_a_model(tmp_path, monkeypatch, capsys):
   assert "time the host needs to queue" in capsys.readouterr().out
   with pytest.raises(UserError, match="not empty"):
     cost.main([*flags[:1], "--batch=1", "--repeats=1", "--training=no", flags[3], *TINY])
+
+
+def test_recipes_that_mix_images_are_measured_without():
+  config = config_lib.load("configs/swin_nano.py", [])
+  assert "mixup" in config.data.augment
+  prepared, pieces = cost._prepare(config, [1])
+  assert not {"mixup", "cutmix"} & set(prepared.data.augment)
+  assert pieces.num_params == 3_048_694
 
 
 @pytest.mark.parametrize(
