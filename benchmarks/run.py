@@ -1,6 +1,6 @@
 """All measurements of a suite, each figure beside its target.
 
-    python -m benchmarks.run --suite=cpu --out=bench.json                    # about 10 minutes on 2 cores
+    python -m benchmarks.run --suite=cpu --out=bench.json                    # 10 to 20 minutes on 2 cores
     python -m benchmarks.run --suite=cpu --only=C5,C6,C7 --out=bench.json    # some figures
     python -m benchmarks.run --suite=cpu --only=headline --out=bench.json    # those of the README, ratios as JSON
     python -m benchmarks.run --suite=quick                                   # does it run? one minute
