@@ -157,7 +157,6 @@ def main(argv: Sequence[str]) -> None:
   if min(args.batch, args.rounds, args.threads) < 1:
     raise UserError("--batch, --rounds and --threads must be at least 1.")
   check_peer(args.peer_python)
-  cli.keep_memory_on_cpu()
   ours = Ours(args.preset, args.batch)
   peer = Peer(args.preset, args.batch, args.peer_python, args.threads)
   if ours.num_params != peer.about["num_params"]:

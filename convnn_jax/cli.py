@@ -41,6 +41,7 @@ def _parser(description: str) -> Parser:
 
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
   """Calls the command; returns the exit code."""
+  keep_memory_on_cpu()
   # Outside the training loop, which has its own handlers, there is nothing to save.
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, _stop_at_once)
@@ -71,14 +72,11 @@ def _start(args) -> None:
   from convnn_jax.training import distributed
 
   distributed.initialize(args.distributed, args.coordinator, args.num_processes, args.process_id)
-  keep_memory_on_cpu()
 
 
 def keep_memory_on_cpu() -> None:
-  """Where CPUs compute: what one step frees stays for the next one. To be called by programs, not by libraries."""
-  import jax
-
-  if jax.default_backend() == "cpu":
+  """Where CPUs compute: what one step frees stays for the next one. For programs, before anything is computed."""
+  if host_memory.only_cpus_compute():
     host_memory.keep_freed_memory()
 
 

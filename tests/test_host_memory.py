@@ -1,10 +1,14 @@
 """Freed memory that stays with the process."""
 
+import importlib.metadata
+import importlib.util
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from convnn_jax.host_memory import only_cpus_compute
 
 PROGRAM = """
 import ctypes, resource, sys
@@ -40,3 +44,17 @@ def test_a_block_taken_again_has_its_pages():
   assert int(faults) < 100
   # Without it every page has to come anew; pages of 2 MB, if the system gives such, are at least 128.
   assert int(third_block("leave")[0]) >= 128
+
+
+@pytest.mark.parametrize(("platforms", "cpus"), [("cpu", True), ("cuda", False), ("tpu,cpu", False)])
+def test_platforms_that_are_named_decide(monkeypatch, platforms, cpus):
+  monkeypatch.setenv("JAX_PLATFORMS", platforms)
+  assert only_cpus_compute() == cpus
+
+
+@pytest.mark.parametrize("plugins", [(), ("cuda12",)])
+def test_plugins_for_accelerators_decide_otherwise(monkeypatch, plugins):
+  monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+  monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: plugins)
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  assert only_cpus_compute() == (not plugins)

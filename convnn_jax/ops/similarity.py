@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from convnn_jax.errors import choose
+from convnn_jax.ops.mixing import compare
 from convnn_jax.shapes import check_shapes
 
 
@@ -18,9 +19,7 @@ def wide(x) -> jnp.dtype:
 
 
 def _inner(query, key):
-  """Heads stand beside the batch first, see ops/mixing.py."""
-  query, key = jnp.swapaxes(query, 1, 2), jnp.swapaxes(key, 1, 2)
-  return jnp.einsum("bhnd,bhmd->bhnm", query, key, precision="highest", preferred_element_type=wide(query))
+  return compare(query, key, wide(query))
 
 
 def _unit(x):

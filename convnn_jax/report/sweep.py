@@ -208,7 +208,6 @@ def _train(points: list[Point], root: pathlib.Path) -> tuple[bool, dict[str, str
   """One after another in this process; (all were tried, name -> why it failed)."""
   from convnn_jax.training.loop import train
 
-  cli.keep_memory_on_cpu()
   failed = {}
   for number, point in enumerate(points, 1):
     say(f"\npoint {number} of {len(points)}: {point.name}")

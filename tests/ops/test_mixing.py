@@ -1,0 +1,56 @@
+"""Scores and mixtures against loops, with few tokens and with many."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from convnn_jax.ops.mixing import compare, mix_values
+
+# On both sides of the number of candidates from which on the gradient is made another way.
+CANDIDATES = (5, 130)
+
+
+def arrays(*shapes):
+  keys = jax.random.split(jax.random.key(0), len(shapes))
+  return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+
+
+@pytest.mark.parametrize("m", CANDIDATES)
+def test_scores_and_their_gradients(m):
+  b, n, h, d = 2, 3, 2, 4
+  query, key, into = arrays((b, n, h, d), (b, m, h, d), (b, h, n, m))
+  scores, backward = jax.vjp(lambda query, key: compare(query, key, jnp.float32), query, key)
+  expected, into_query, into_key = np.zeros((b, h, n, m)), np.zeros(query.shape), np.zeros(key.shape)
+  for at in np.ndindex(b, h, n, m):
+    batch, head, i, j = at
+    expected[at] = np.dot(query[batch, i, head], key[batch, j, head])
+    into_query[batch, i, head] += into[at] * np.asarray(key[batch, j, head])
+    into_key[batch, j, head] += into[at] * np.asarray(query[batch, i, head])
+  np.testing.assert_allclose(scores, expected, atol=1e-5)
+  for mine, loop in zip(backward(into), (into_query, into_key), strict=True):
+    np.testing.assert_allclose(mine, loop, atol=1e-4)
+
+
+@pytest.mark.parametrize("m", CANDIDATES)
+def test_mixture_and_its_gradients(m):
+  b, n, h, d = 2, 3, 2, 4
+  weights, value, into = arrays((b, h, n, m), (b, m, h, d), (b, n, h, d))
+  mixed, backward = jax.vjp(mix_values, weights, value)
+  expected, into_weights, into_value = np.zeros((b, n, h, d)), np.zeros(weights.shape), np.zeros(value.shape)
+  for at in np.ndindex(b, h, n, m):
+    batch, head, i, j = at
+    expected[batch, i, head] += float(weights[at]) * np.asarray(value[batch, j, head])
+    into_weights[at] = np.dot(into[batch, i, head], value[batch, j, head])
+    into_value[batch, j, head] += float(weights[at]) * np.asarray(into[batch, i, head])
+  np.testing.assert_allclose(mixed, expected, atol=1e-4)
+  for mine, loop in zip(backward(into), (into_weights, into_value), strict=True):
+    np.testing.assert_allclose(mine, loop, atol=1e-4)
+
+
+@pytest.mark.parametrize("m", CANDIDATES)
+def test_bfloat16_gives_wide_scores_and_gradients_of_its_own_type(m):
+  query, key = (x.astype(jnp.bfloat16) for x in arrays((1, 3, 2, 4), (1, m, 2, 4)))
+  scores, backward = jax.vjp(lambda query, key: compare(query, key, jnp.float32), query, key)
+  assert scores.dtype == jnp.float32
+  assert [x.dtype for x in backward(scores)] == [jnp.bfloat16] * 2
