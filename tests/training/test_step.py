@@ -8,6 +8,7 @@ import pytest
 from convnn_jax import data
 from convnn_jax.attention import ATTENTIONS
 from convnn_jax.training import assemble as assemble_lib
+from convnn_jax.training import config as config_lib
 from convnn_jax.training import sharding
 from convnn_jax.training.assemble import assemble
 from convnn_jax.training.evaluate import Evaluator
@@ -79,6 +80,24 @@ def test_parameters_can_be_cut_over_devices(small_config):
   ]
   assert moments
   assert all(leaf.sharding == kernel.sharding for leaf in moments)
+
+
+# Adam would hide a gradient that is twice what it should be, which sharded convolutions have been seen to give.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["branching_conv", "cct_2_3x2", "cnn", "conv1d", "hybrid", "swin_nano"])
+def test_plain_gradient_steps_with_parameters_cut_over_devices(name, one_device):
+  overrides = (
+    "--config.batch_size=32",
+    "--config.optimizer.name=sgd",
+    "--config.optimizer.learning_rate=0.02",
+    "--config.optimizer.warmup_epochs=0",
+  )
+  load = lambda *more: config_lib.load(f"configs/{name}.py:digits", (*overrides, *more))
+  cut, _ = losses(load("--config.mesh.tensor=2"), 4)
+  with one_device():
+    one, _ = losses(load(), 4)
+  np.testing.assert_allclose(cut, one, atol=1e-4, rtol=1e-4)
+  assert len(set(one)) == 4
 
 
 def test_accumulated_gradients_equal_the_whole_batch(small_config):
