@@ -5,7 +5,7 @@ import jax
 from convnn_jax.errors import UserError
 from convnn_jax.layers.dense import split_dense
 from convnn_jax.layers.dropout import Dropout
-from convnn_jax.ops.mixing import mix_values
+from convnn_jax.ops.products import mix_values
 
 
 def attend(module, scores, value, *, train: bool, dropout_rate: float | None = None):

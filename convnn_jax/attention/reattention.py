@@ -15,7 +15,7 @@ from convnn_jax.attention.core import project_qkv
 from convnn_jax.layers.dense import merge_dense
 from convnn_jax.layers.dropout import Dropout
 from convnn_jax.layers.norm import layer_norm
-from convnn_jax.ops.mixing import mix_values
+from convnn_jax.ops.products import mix_values
 from convnn_jax.ops.similarity import similarity
 
 

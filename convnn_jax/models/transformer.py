@@ -20,7 +20,7 @@ from convnn_jax.layers.mlp import Mlp
 from convnn_jax.layers.norm import layer_norm
 from convnn_jax.layers.pos_embed import PositionEmbedding
 from convnn_jax.ops.masks import causal, hidden_bias
-from convnn_jax.ops.mixing import mix_values
+from convnn_jax.ops.products import mix_values
 from convnn_jax.ops.similarity import similarity
 
 DECODER_MASKS = ("none", "causal")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from convnn_jax.errors import choose
-from convnn_jax.ops.mixing import compare
+from convnn_jax.ops.products import compare
 from convnn_jax.shapes import check_shapes
 
 

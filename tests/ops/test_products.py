@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from convnn_jax.ops.mixing import compare, mix_values
+from convnn_jax.ops.products import compare, mix_values
 
 # On both sides of the number of candidates from which on the gradient is made another way.
 CANDIDATES = (5, 130)
