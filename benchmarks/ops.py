@@ -8,8 +8,8 @@ from jax.scipy.special import logsumexp
 
 from benchmarks.cases import Figure, Group, Ratio
 from benchmarks.measure import Compiled, gradients
-from convnn_jax.ops.products import mix_values
 from convnn_jax.ops.neighbors import aggregate_neighbors, neighbor_weights
+from convnn_jax.ops.products import mix_values
 from convnn_jax.ops.selection import keep_neighbors, select_neighbors
 from convnn_jax.ops.similarity import similarity
 from convnn_jax.ops.sinkhorn import sinkhorn
