@@ -55,7 +55,7 @@ class Conv1dAttention(nn.Module):
     h = self.num_heads
     d = head_width(c, h)
     left = (self.kernel_size - 1) // 2
-    heads = split_dense(h, d, c, bias=True, name="value", dtype=self.dtype)(x)
+    heads = split_dense(dict(value=x), h, d, bias=True, dtype=self.dtype)["value"]
     convolve = nn.Conv(
       d,
       (self.kernel_size,),

@@ -116,9 +116,11 @@ class ConvNNAttention(nn.Module):
       places_compared = places
     else:
       places_compared = _positions(len(chosen)) if "rank_coordinates" in self.quirks else places[chosen]
-    query = self._read(x, "query", _positions(n))
-    key = self._read(compared, "key", places_compared)
-    value = self._read(source, "value", places)
+    tokens = dict(query=x, key=compared, value=source)
+    features = self._features(tokens)
+    query = self._read(tokens, features, "query", _positions(n))
+    key = self._read(tokens, features, "key", places_compared)
+    value = self._read(tokens, features, "value", places)
 
     # The kernel takes no bias and shows no weights; the other implementations do both.
     if self.implementation == "pallas" and bias is None and not wants_weights(self):
@@ -176,30 +178,36 @@ class ConvNNAttention(nn.Module):
     return random_candidates(key, num_tokens, self.num_candidates)
 
   def _head_width(self, width):
-    return head_width(width, self.num_heads if self.split_heads else 1)
+    return head_width(width, self._num_heads())
 
-  def _read(self, inputs, role, positions):
-    """What the role sees of its tokens: [b n c], [n] -> [b n h d], d + 1 or 1 channels with positions."""
-    what = (
-      "both" if self.coordinate_encoding else self.aggregate_on if role == "value" else self.similarity_on
-    )
-    heads = self.num_heads if self.split_heads else 1
-    shape = (*inputs.shape[:2], heads, 1)
+  def _num_heads(self):
+    return self.num_heads if self.split_heads else 1
+
+  def _channels(self, role):
+    """Which channels the role has: "features", "positions" or "both"."""
+    if self.coordinate_encoding:
+      return "both"
+    return self.aggregate_on if role == "value" else self.similarity_on
+
+  def _features(self, tokens):
+    """What has features among query, key and value, [b . c] -> [b . h d]; rows are queries, candidates keys."""
+    tokens = {role: x for role, x in tokens.items() if self._channels(role) != "positions"}
+    projected = {role: x for role, x in tokens.items() if role in PROJECTIONS[self.projection]}
+    depth = {role: self._head_width(x.shape[-1]) for role, x in tokens.items()}
+    whole = {role: x.reshape(*x.shape[:2], -1, depth[role]) for role, x in tokens.items()}
+    if self.value_features:
+      depth["value"] = self.value_features
+    return whole | split_dense(projected, self._num_heads(), depth, bias=self.qkv_bias, dtype=self.dtype)
+
+  def _read(self, tokens, features, role, positions):
+    """What the role sees of its tokens: [b . h d], d + 1 or 1 channels with positions [.]."""
+    channels = self._channels(role)
+    if channels == "features":
+      return features[role]
+    inputs = tokens[role]
+    shape = (*inputs.shape[:2], self._num_heads(), 1)
     column = jnp.broadcast_to(positions[None, :, None, None], shape).astype(self.dtype or inputs.dtype)
-    if what == "positions":
-      return column
-    features = self._project(inputs, role, heads)
-    return features if what == "features" else jnp.concatenate([features, column], axis=-1)
-
-  def _project(self, inputs, role, heads):
-    """[b n c] -> [b n h d]; rows are the queries, candidates the keys."""
-    c = inputs.shape[-1]
-    d = self._head_width(c)
-    if role not in PROJECTIONS[self.projection]:
-      return inputs.reshape(*inputs.shape[:2], heads, d)
-    if role == "value" and self.value_features:
-      d = self.value_features
-    return split_dense(heads, d, c, bias=self.qkv_bias, name=role, dtype=self.dtype)(inputs)
+    return column if channels == "positions" else jnp.concatenate([features[role], column], axis=-1)
 
   def _mask_self(self, scores, chosen):
     """Applies the rule for the score of a token against itself."""

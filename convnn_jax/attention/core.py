@@ -45,13 +45,10 @@ def project_qkv(module, x, source, head_dim: int, *, bias: bool, value_source=No
     bias: whether the projections have one.
     value_source: where the values come from, if not from `source`.
   """
-  shared = dict(bias=bias, dtype=module.dtype, init=getattr(module, "linear_init", "uniform"))
-
-  def project(inputs, name):
-    return split_dense(module.num_heads, head_dim, inputs.shape[-1], name=name, **shared)(inputs)
-
-  value_source = source if value_source is None else value_source
-  return project(x, "query"), project(source, "key"), project(value_source, "value")
+  tokens = dict(query=x, key=source, value=source if value_source is None else value_source)
+  init = getattr(module, "linear_init", "uniform")
+  heads = split_dense(tokens, module.num_heads, head_dim, bias=bias, dtype=module.dtype, init=init)
+  return heads["query"], heads["key"], heads["value"]
 
 
 def no_context(name: str, context) -> None:

@@ -75,12 +75,13 @@ class WindowAttention(nn.Module):
     c = x.shape[-1]
     d = head_width(c, self.num_heads)
 
-    def project(role):
-      with_bias = self.qkv_bias and (role != "key" or self.similarity == "dot")
-      y = split_dense(self.num_heads, d, c, bias=with_bias, name=role, dtype=self.dtype, init="normal")(x)
-      return y + x.astype(y.dtype).reshape(y.shape) if self.qk_residual and role != "value" else y
-
-    query, key, value = (project(role) for role in ("query", "key", "value"))
+    bias_of = dict(query=self.qkv_bias, key=self.qkv_bias and self.similarity == "dot", value=self.qkv_bias)
+    heads = split_dense(
+      dict.fromkeys(bias_of, x), self.num_heads, d, bias=bias_of, dtype=self.dtype, init="normal"
+    )
+    query, key, value = heads.values()
+    if self.qk_residual:
+      query, key = (y + x.astype(y.dtype).reshape(y.shape) for y in (query, key))
     scores = similarity(query, key, kind=self.similarity) * self._factor(d, grid)  # [b h n m]
     if self.relative_bias != "none":
       scores = scores + self._relative("relative_bias", self.relative_bias, self.relative_bias_bound, grid)

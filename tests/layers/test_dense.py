@@ -1,5 +1,8 @@
 """Linear layers are products over axes, however a backend computes them."""
 
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 from jax import lax
 
 from convnn_jax.layers.dense import dense, merge_dense, product, split_dense
+from convnn_jax.layers.init import linear_init
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -35,12 +39,65 @@ def test_other_axes_are_left_to_the_general_form(contracted):
 
 def test_heads_are_split_and_merged_in_one_order():
   x = jax.random.normal(jax.random.key(0), (2, 5, 12))
-  split = split_dense(3, 4, 12, bias=False, name="split")
   merge = merge_dense(12, 12, bias=False, name="merge")
   plain = dense(12, 12, bias=False, name="plain")
   kernel = jax.random.normal(jax.random.key(1), (12, 12))
-  heads = split.apply({"params": {"kernel": kernel.reshape(12, 3, 4)}}, x)
+  heads = _Split(depth=4, bias=False).apply(
+    {"params": {"value": {"kernel": kernel.reshape(12, 3, 4)}}}, dict(value=x)
+  )
   flat = plain.apply({"params": {"kernel": kernel}}, x)
-  np.testing.assert_array_equal(heads.reshape(2, 5, 12), flat)
-  merged = merge.apply({"params": {"kernel": kernel.reshape(3, 4, 12)}}, heads)
+  np.testing.assert_allclose(heads["value"].reshape(2, 5, 12), flat, atol=1e-6)
+  merged = merge.apply({"params": {"kernel": kernel.reshape(3, 4, 12)}}, heads["value"])
   np.testing.assert_allclose(merged, plain.apply({"params": {"kernel": kernel}}, flat), atol=1e-5)
+
+
+class _Split(nn.Module):
+  depth: Any
+  bias: Any
+
+  @nn.compact
+  def __call__(self, tokens):
+    return split_dense(tokens, 3, self.depth, bias=self.bias)
+
+
+class _Separate(nn.Module):
+  """The same by one layer of linen each."""
+
+  depth: Any
+  bias: Any
+
+  @nn.compact
+  def __call__(self, tokens):
+    return {
+      name: nn.DenseGeneral(
+        (3, self.depth[name]), use_bias=self.bias[name], **linear_init("uniform", x.shape[-1]), name=name
+      )(x)
+      for name, x in tokens.items()
+    }
+
+
+@pytest.mark.parametrize("shared", [("query", "key", "value"), ("key", "value"), ()])
+def test_projections_of_one_array_are_those_of_separate_layers(shared):
+  arrays = [jax.random.normal(jax.random.key(number), (2, 5, 12)) for number in range(3)]
+  tokens = dict(zip(("query", "key", "value"), arrays, strict=True)) | dict.fromkeys(shared, arrays[2])
+  options = dict(depth=dict(query=4, key=4, value=7), bias=dict(query=True, key=False, value=True))
+  split, separate = _Split(**options), _Separate(**options)
+  params = split.init(jax.random.key(9), tokens)
+  jax.tree.map(np.testing.assert_array_equal, params, separate.init(jax.random.key(9), tokens))
+  total = lambda module: (
+    lambda params: sum(jnp.sum(jnp.sin(y)) for y in module.apply(params, tokens).values())
+  )
+  for f in (lambda m: m.apply(params, tokens), lambda m: jax.grad(total(m))(params)):
+    jax.tree.map(
+      lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-5), f(split), f(separate)
+    )
+
+
+def test_projections_of_one_array_are_one_product():
+  x = jnp.ones((2, 5, 12))
+  split = _Split(depth=4, bias=True)
+  same = lambda params, x: split.apply(params, dict.fromkeys("qkv", x))
+  different = lambda params, x: split.apply(params, {role: x + place for place, role in enumerate("qkv")})
+  params = split.init(jax.random.key(0), dict.fromkeys("qkv", x))
+  products = [str(jax.make_jaxpr(f)(params, x)).count("dot_general") for f in (same, different)]
+  assert products == [1, 3]
