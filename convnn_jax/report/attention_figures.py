@@ -87,13 +87,14 @@ def histograms(captures, layers: list[Layer | None], image: int, heads: list[int
       axis.hist(weights[own], bins, label="diagonal", color="tab:orange", alpha=0.75)
       axis.axvline(1 / m, color="black", ls="--", lw=1, label=f"1/n = {1 / m:.4g}")
       axis.set_yscale("log")
-      axis.set_ylim(bottom=0.5)
       axis.set_xlim(bins[0], bins[-1])
       axis.tick_params(labelsize=7)
       axis.set_xlabel("weight", fontsize=8)
       axis.set_ylabel("number of pairs", fontsize=8)
       axis.legend(fontsize=7)
       _title(axis, f"{capture.name}\n{layer.name}, head {head}")
+  # The axes share it, and it no longer grows with what is drawn once one of its ends is set.
+  axes[0, 0].set_ylim(bottom=0.5)
   _heading(figure, heading)
   return figure
 

@@ -176,6 +176,25 @@ def test_pictures_of_windows_pooling_and_missing_layers():
   np.testing.assert_allclose(figure.axes[1].images[0].get_array().ravel(), 9 * weights[0, 0, 0, 4])
 
 
+def test_the_tallest_bar_of_several_histograms_fits():
+  rng = np.random.default_rng(0)
+  common = dict(folder=None, step=1, images=rng.uniform(size=(1, 8, 8, 3)), labels=[0], predictions=[0])
+  spread, even = rng.dirichlet(np.ones(16), size=(1, 1, 1, 16)), np.full((1, 1, 1, 16, 16), 1 / 16)
+  layers = [
+    capture.Layer("block_0", weights.astype(np.float32), None, None, spanning(TokenGrid(4, 4)))
+    for weights in (spread, even)
+  ]
+  runs = [
+    capture.Capture(name=str(i), layers=[layer], pooling=None, pooling_grid=None, **common)
+    for i, layer in enumerate(layers)
+  ]
+  figure = attention_figures.histograms(runs, layers, 0, [0], "title")
+  for axis in figure.axes:
+    bottom, top = axis.get_ylim()
+    assert bottom == 0.5
+    assert top > max(patch.get_height() for bars in axis.containers for patch in bars)
+
+
 def test_pictures_of_shifted_windows_show_the_place_in_the_image():
   places = in_windows(window_places((4, 6), (4, 6), (2, 3), (1, 1), "roll"))
   rng = np.random.default_rng(0)
