@@ -194,7 +194,7 @@ class ConvNNAttention(nn.Module):
     tokens = {role: x for role, x in tokens.items() if self._channels(role) != "positions"}
     projected = {role: x for role, x in tokens.items() if role in PROJECTIONS[self.projection]}
     depth = {role: self._head_width(x.shape[-1]) for role, x in tokens.items()}
-    whole = {role: x.reshape(*x.shape[:2], -1, depth[role]) for role, x in tokens.items()}
+    whole = {role: x.reshape(*x.shape[:2], self._num_heads(), depth[role]) for role, x in tokens.items()}
     if self.value_features:
       depth["value"] = self.value_features
     return whole | split_dense(projected, self._num_heads(), depth, bias=self.qkv_bias, dtype=self.dtype)

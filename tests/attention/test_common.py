@@ -265,6 +265,12 @@ def test_context_gives_keys_and_values(variant):
     np.testing.assert_allclose(apply(module, variables, x, context=x), apply(module, variables, x), atol=1e-6)
 
 
+def test_an_empty_batch_has_an_empty_result(variant):
+  _, module, variables, x = variant
+  shape = jax.eval_shape(lambda x: module.apply(variables, x, train=False, grid=GRID), x[:0])
+  assert shape.shape == (0, *x.shape[1:])
+
+
 def test_unknown_field_is_refused(variant):
   case, module, _, _ = variant
   field = next(iter(case.spec))
