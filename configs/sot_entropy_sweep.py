@@ -7,8 +7,8 @@ r"""SOT(Q, K) in CCT-2/3x2 at 40 regularizations from 0.025 to 1, three seeds ea
 
 `sweep()` lists all points. Published (CIFAR-10, best of 30 epochs on the test set, one run per value): top-1 75.36 % to
 77.19 %, mean 76.24 %, standard deviation 0.36; the best, at 0.8, is what the maximum of 40 equal runs would be.
-Measured (digits, 8 values, two seeds, --config.num_epochs=10, 2026-11-21): 94.4 to 95.0 %, softmax attention 97.2 %:
-benchmarks/results/2026-11-21-cpu-sot-sweep.md. CIFAR-10: not yet run.
+Measured (digits, 8 values, two seeds, --config.num_epochs=10, 2026-11-22): 95.1 to 95.3 %, softmax attention 96.8 %:
+benchmarks/results/2026-11-22-cpu-sot-sweep.md. CIFAR-10: not yet run.
 """
 
 from configs import sot_qk
