@@ -35,8 +35,7 @@ def split_dense(
 ) -> dict[str, jax.Array]:
   """[... c] -> [... heads depth] for each name: projections into heads, such as query, key and value.
 
-  Those that read the same array are computed as one product, whose gradient reads it once too (measured on CPUs: a
-  twentieth of the training step of Swin-T).
+  Those that read the same array are computed as one product, whose gradient reads it once too (docs/speed.md).
 
   Args:
     tokens: name of the projection -> what it reads, of one shape for the same array.

@@ -101,7 +101,7 @@ def _only_if(condition, renew, *old):
   """renew(*old) if the condition holds, else old: trees of the same shapes."""
   if jax.default_backend() == "cpu":
     # A function of its own shares one kernel between parameters of one shape, where a kernel that is fused with what
-    # comes before is compiled for each of them: half the time to compile a ViT-Tiny.
+    # comes before is compiled for each of them (docs/speed.md).
     return jax.lax.cond(condition, renew, lambda *old: old, *old)
   # Accelerators would wait for the host to read the condition.
   return jax.tree.map(lambda a, b: jnp.where(condition, a, b), renew(*old), old)
