@@ -21,8 +21,8 @@ ViT 97.87 -> 98.87 -> 98.81, 51.0 -> 58.70 -> 58.78, 19.72 -> 32.87 -> 32.32;
 DeepViT 97.6 -> 98.54 -> 98.73, 48.03 -> 55.71 -> 56.07, 17.89 -> 29.32 -> 29.71;
 Hybrid 99.2 -> 99.37 -> 99.35, 69.52 -> 73.02 -> 73.17, 34.97 -> 45.87 -> 46.11. Source: holestine/Attention.
 Measured (2 busy CPU cores, 2026-11-22): `:small,digits`, test top-1 after 25 epochs, three seeds: CNN 98.98 %,
-ViT 95.37 %, DeepViT 92.50 %, Hybrid 99.07 %; `:small,fashion_mnist`, one epoch, three seeds: 84.76, 83.98, 82.49 and
-87.25 % (docs/attention_study.md). MNIST and CIFAR: not yet run.
+ViT 95.09 %, DeepViT 92.04 %, Hybrid 99.07 %; `:small,fashion_mnist`, one epoch, three seeds: 84.76, 83.98, 82.49 and
+87.26 % (docs/attention_study.md). MNIST and CIFAR: not yet run.
 """
 
 from configs import base
