@@ -18,7 +18,7 @@ import numpy as np
 from convnn_jax.attention.base import head_width
 from convnn_jax.attention.core import attend, no_context
 from convnn_jax.errors import UserError, choose, unknown_name
-from convnn_jax.layers.dense import merge_dense, split_dense
+from convnn_jax.layers.dense import add_to_each, merge_dense, split_dense
 from convnn_jax.layers.init import normal_or_zeros
 from convnn_jax.layers.position_mlp import PositionMlp
 from convnn_jax.ops.similarity import similarity
@@ -84,7 +84,8 @@ class WindowAttention(nn.Module):
       query, key = (y + x.astype(y.dtype).reshape(y.shape) for y in (query, key))
     scores = similarity(query, key, kind=self.similarity) * self._factor(d, grid)  # [b h n m]
     if self.relative_bias != "none":
-      scores = scores + self._relative("relative_bias", self.relative_bias, self.relative_bias_bound, grid)
+      relative = self._relative("relative_bias", self.relative_bias, self.relative_bias_bound, grid)
+      scores = add_to_each(scores, relative[0])
     if bias is not None:
       scores = scores + bias
     out = attend(self, scores, value, train=train)

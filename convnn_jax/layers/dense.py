@@ -91,11 +91,20 @@ def _project(x, params, dtype):
   x, *kernels = promote_dtype(x, *kernels, dtype=dtype)
   # Side by side within a head: kernels cut over devices by heads stay so.
   y = product(x, jnp.stack(kernels, axis=-2), (((x.ndim - 1,), (0,)), ((), ())))
-  parts = [y[..., number, :] for number in range(len(kernels))]
-  return [
-    y if bias is None else y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)
-    for y, bias in zip(parts, biases, strict=True)
-  ]
+  if any(bias is not None for bias in biases):
+    columns = [
+      jnp.zeros(k.shape[1:], y.dtype) if b is None else b for k, b in zip(kernels, biases, strict=True)
+    ]
+    y = add_to_each(y, jnp.stack(columns, axis=-2).astype(y.dtype))
+  # Indices would have gradients that are padded and added up; those of a split are put side by side.
+  return [jnp.squeeze(part, -2) for part in lax.split(y, (1,) * len(kernels), axis=y.ndim - 2)]
+
+
+def add_to_each(x, values):
+  """x [... *shape] + values [*shape]; on CPUs as rows and columns, where the gradient of values is a sum of rows."""
+  if jax.default_backend() != "cpu" or not x.size:
+    return x + jnp.broadcast_to(values, x.shape)
+  return (x.reshape(-1, values.size) + values.reshape(1, -1)).reshape(x.shape)
 
 
 def merge_dense(features: int, fan_in: int, *, bias: bool, name: str, dtype=None, init="uniform"):

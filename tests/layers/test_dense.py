@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from convnn_jax.layers.dense import dense, merge_dense, product, split_dense
+from convnn_jax.layers.dense import add_to_each, dense, merge_dense, product, split_dense
 from convnn_jax.layers.init import linear_init
 
 
@@ -35,6 +35,30 @@ def test_other_axes_are_left_to_the_general_form(contracted):
   x, kernel = jnp.arange(9.0).reshape(3, 3), jnp.arange(6.0).reshape(3, 2)
   numbers = (((contracted,), (0,)), ((), ()))
   np.testing.assert_array_equal(product(x, kernel, numbers), np.tensordot(x, kernel, axes=(contracted, 0)))
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 0), (2, 5)])
+def test_values_are_added_at_every_position(leading):
+  keys = jax.random.split(jax.random.key(0), 2)
+  x, values = jax.random.normal(keys[0], (*leading, 3, 7)), jax.random.normal(keys[1], (3, 7))
+  plain = lambda x, values: x + jnp.broadcast_to(values, x.shape)
+  total = lambda add: lambda x, values: jnp.sum(jnp.sin(add(x, values)))
+  np.testing.assert_array_equal(add_to_each(x, values), plain(x, values))
+  ours, expected = (jax.grad(total(add), argnums=(0, 1))(x, values) for add in (add_to_each, plain))
+  for mine, theirs in zip(ours, expected, strict=True):
+    assert mine.shape == theirs.shape
+    np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_gradients_of_projections_are_put_side_by_side():
+  """Padding each with zeros and adding them up would cost a pass over all of them for each."""
+  x = jnp.ones((2, 5, 12))
+  split = _Split(depth=4, bias=True)
+  params = split.init(jax.random.key(0), dict.fromkeys("qkv", x))
+  total = lambda params: sum(jnp.sum(y**2) for y in split.apply(params, dict.fromkeys("qkv", x)).values())
+  program = str(jax.make_jaxpr(jax.grad(total))(params))
+  assert " concatenate[" in program
+  assert " pad[" not in program
 
 
 def test_heads_are_split_and_merged_in_one_order():
