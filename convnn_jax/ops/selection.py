@@ -32,7 +32,7 @@ def hidden_score(dtype) -> float:
 def _in_lanes(row):
   """[... m] -> its groups of _LANES neighbouring entries, each [... 16], with their places [1 ... 16].
 
-  The last group overlaps the one before where 16 does not divide m; no copy of the row is made.
+  The last group overlaps the one before where 16 does not divide m.
   """
   m = row.shape[-1]
   width = min(_LANES, m)
@@ -44,9 +44,9 @@ def _in_lanes(row):
 
 def _top_k_by_lanes(scores, k):
   """k passes, each for the best score behind the one before; scores are only read, 16 at a time."""
-  groups = _in_lanes(scores)
 
   def following(last, _):
+    groups = _in_lanes(scores)  # here: made outside of the loop they would be a second copy of the scores
     last_value, last_place = last
     value = jnp.full_like(groups[0][0], -jnp.inf)
     for group, places in groups:
