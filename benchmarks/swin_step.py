@@ -4,9 +4,11 @@
     python -m benchmarks.swin_step                         # 224 pixels, batch 8, float32
     python -m benchmarks.swin_step --rounds=5 --batch=4 --peer_python=OTHER_VENV/bin/python
 
-Forward, backward and AdamW on random images that lie ready, drop path on, random weights. Both steps return the loss.
-PyTorch lives in a process of its own, which stays alive and waits while ours runs; one step of each per round, after
-two rounds to warm up. Prints medians, minima, their ratios (ours over PyTorch's) and a last line of JSON. The run is
+Forward, backward and AdamW on random images that lie ready, drop path on, random weights. All steps return the loss.
+PyTorch runs as it is installed, and once more with the memory settings that our programs ask of the C library
+(convnn_jax/host_memory.py), which are not JAX's alone to use. Each lives in a process of its own, which stays alive and
+waits while others run; one step of each per round, after two rounds to warm up. Prints medians, minima, what ours takes
+of each, and a last line of JSON. The run is
 "noisy", and to be repeated, where a median is more than 1.5 times its minimum, or where other processes took more than
 a tenth of the machine's time: threads of PyTorch that lose a core wait for each other, which flatters us.
 """
@@ -37,6 +39,8 @@ BUSY = 0.1
 # Threads of either library wait in a loop for a while after their work; they shall be idle when the other one runs.
 PAUSE = 0.2
 CLASSES = 1000
+# What PyTorch does with memory that it frees -> its name in the table.
+PEERS = {"installed": "pytorch", "kept": "pytorch, memory kept"}
 RATES = dict(learning_rate=1e-4, weight_decay=0.05)
 
 
@@ -104,9 +108,14 @@ class Peer:
   """
 
   def __init__(
-    self, preset: str, batch: int, python: str = sys.executable, threads: int = os.cpu_count() or 1
+    self,
+    preset: str,
+    batch: int,
+    python: str = sys.executable,
+    threads: int = os.cpu_count() or 1,
+    memory: str = "kept",
   ):
-    """Starts it and waits until it is ready."""
+    """Starts it and waits until it is ready; `memory` is a key of PEERS."""
     model = SWIN[preset]["model"]
     options = dict(
       image_size=SWIN[preset]["image_size"],
@@ -118,7 +127,7 @@ class Peer:
       drop_path_rate=model["drop_path_rate"],
       num_labels=CLASSES,
     )
-    words = json.dumps(dict(config=options, batch=batch, threads=threads, **RATES))
+    words = json.dumps(dict(config=options, batch=batch, threads=threads, memory=memory, **RATES))
     command = [python, "-m", "benchmarks.swin_step_torch", words]
     self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     self.about = self._answer()
@@ -158,19 +167,25 @@ def main(argv: Sequence[str]) -> None:
     raise UserError("--batch, --rounds and --threads must be at least 1.")
   check_peer(args.peer_python)
   ours = Ours(args.preset, args.batch)
-  peer = Peer(args.preset, args.batch, args.peer_python, args.threads)
-  if ours.num_params != peer.about["num_params"]:
-    raise RuntimeError(f"Not the same model: {ours.num_params} and {peer.about['num_params']} parameters.")
+  peers = {
+    name: Peer(args.preset, args.batch, args.peer_python, args.threads, memory)
+    for memory, name in PEERS.items()
+  }
+  for peer in peers.values():
+    if ours.num_params != peer.about["num_params"]:
+      raise RuntimeError(f"Not the same model: {ours.num_params} and {peer.about['num_params']} parameters.")
+  contenders = {"ours": ours, **peers}
   for number in range(WARM_UP + args.rounds):
     if number == WARM_UP:
       begun = time.perf_counter(), busy_seconds()
-    for contender in (ours, peer):
+    for contender in contenders.values():
       contender.step()
       time.sleep(PAUSE)
   passed, busy = time.perf_counter() - begun[0], busy_seconds() - begun[1]
-  peer.close()
-  used = sum(ours.cpu_seconds[WARM_UP:]) + sum(peer.cpu_seconds[WARM_UP:])
-  report(args, ours, peer, others=max(busy - used, 0.0) / (passed * os.cpu_count()))
+  for peer in peers.values():
+    peer.close()
+  used = sum(sum(contender.cpu_seconds[WARM_UP:]) for contender in contenders.values())
+  report(args, contenders, others=max(busy - used, 0.0) / (passed * os.cpu_count()))
 
 
 PRESETS = ("swin_tiny", "swin_small", "swin_base", "swin_nano")
@@ -206,26 +221,33 @@ def busy_seconds() -> float:
   return (user + nice + system + interrupt + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def report(args, ours: Ours, peer: Peer, others: float) -> None:
+def report(args, contenders: dict, others: float) -> None:
   """Prints the table and the line of JSON; `others` is the share of the machine that other processes had."""
-  samples = {"ours": ours.seconds[WARM_UP:], "pytorch": peer.seconds[WARM_UP:]}
+  samples = {name: contender.seconds[WARM_UP:] for name, contender in contenders.items()}
+  cpu = {name: contender.cpu_seconds[WARM_UP:] for name, contender in contenders.items()}
   medians = {name: statistics.median(seconds) for name, seconds in samples.items()}
-  cpu = {"ours": ours.cpu_seconds[WARM_UP:], "pytorch": peer.cpu_seconds[WARM_UP:]}
-  noisy = [name for name, seconds in samples.items() if medians[name] > NOISY * min(seconds)]
+  minima = {name: min(seconds) for name, seconds in samples.items()}
+  ratios = {
+    name: {"medians": medians["ours"] / medians[name], "minima": minima["ours"] / minima[name]}
+    for name in PEERS.values()
+  }
+  noisy = [name for name in samples if medians[name] > NOISY * minima[name]]
   noisy += ["other processes"] * (others > BUSY)
-  print(f"{'':<10}{'median ms':>11}{'min ms':>9}{'ratio of medians':>18}{'of minima':>11}{'CPU ms':>9}")
-  for name, seconds in samples.items():
-    ratios = medians[name] / medians["pytorch"], min(seconds) / min(samples["pytorch"])
-    print(
-      f"{name:<10}{1e3 * medians[name]:>11.0f}{1e3 * min(seconds):>9.0f}{ratios[0]:>18.3f}{ratios[1]:>11.3f}"
-    )
+  print(f"{'':<22}{'median ms':>11}{'min ms':>9}{'CPU ms':>9}   ours / it: medians, minima")
+  for name in samples:
+    line = f"{name:<22}{1e3 * medians[name]:>11.0f}{1e3 * minima[name]:>9.0f}"
+    line += f"{1e3 * statistics.median(cpu[name]):>9.0f}"
+    if name in ratios:
+      line += f"{ratios[name]['medians']:>22.3f}{ratios[name]['minima']:>8.3f}"
+    print(line)
   if noisy:
     print(f"noisy: {', '.join(noisy)}; run again on an idle machine")
+  ours, peer = (contenders[name] for name in ("ours", "pytorch"))
+  milliseconds = lambda of: {name: [round(1e3 * s, 1) for s in seconds] for name, seconds in of.items()}
   figures = {
-    "ratio_of_medians": round(medians["ours"] / medians["pytorch"], 4),
-    "ratio_of_minima": round(min(samples["ours"]) / min(samples["pytorch"]), 4),
-    "samples_ms": {name: [round(1e3 * s, 1) for s in seconds] for name, seconds in samples.items()},
-    "cpu_ms": {name: [round(1e3 * s, 1) for s in seconds] for name, seconds in cpu.items()},
+    "ratios": {name: {kind: round(value, 4) for kind, value in of.items()} for name, of in ratios.items()},
+    "samples_ms": milliseconds(samples),
+    "cpu_ms": milliseconds(cpu),
     "others": round(others, 3),
     "noisy": noisy,
     "preset": args.preset,

@@ -16,7 +16,8 @@ from convnn_jax.host_memory import keep_freed_memory
 def main() -> None:
   """Builds the model, then answers."""
   words = json.loads(sys.argv[1])
-  keep_freed_memory()  # as ours does; PyTorch gains a twelfth by it
+  if words["memory"] == "kept":  # as ours does; PyTorch gains a twelfth by it
+    keep_freed_memory()
   answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not look like an answer
   torch.set_num_threads(words["threads"])
   torch.manual_seed(0)
