@@ -1,5 +1,6 @@
 """Tables and the plot of a sweep: means and deviations over seeds."""
 
+import dataclasses
 import json
 import pathlib
 import statistics
@@ -39,9 +40,10 @@ def write(points: list[Point], root: pathlib.Path, baseline: dict | None = None)
     except UserError as error:
       damaged.append(str(error))
   if not finished:
+    say("no point is finished yet, so there is no table")
     return damaged
-  rows = group(finished) + ([baseline] if baseline else [])
   fields = list(dict.fromkeys(field for point in points for field in point.setting))
+  rows = group(complete(finished, fields)) + ([baseline] if baseline else [])
   columns = columns_for(fields)
   heading = (
     f"{len(finished)} of {len(points)} points finished. Last and best epoch; sd is the sample standard"
@@ -67,6 +69,16 @@ def columns_for(fields: Sequence[str]) -> list[Column]:
     columns += [Column(name, title, text), Column(f"{name}_sd", "sd", text)]
   columns += [Column("train_seconds", "training s", digits(1)), Column("num_params", "parameters", digits(0))]
   return columns
+
+
+def complete(finished: list[tuple[Point, dict]], fields: Sequence[str]) -> list[tuple[Point, dict]]:
+  """The same, where a point that leaves a field to its config has the config's value among its overrides."""
+  result = []
+  for point, measured in finished:
+    own = config_lib.flatten(point.config.to_dict())
+    left = {field: own[field] for field in fields if field not in point.overrides and field in own}
+    result.append((dataclasses.replace(point, overrides=point.overrides | left), measured))
+  return result
 
 
 def group(finished: list[tuple[Point, dict]]) -> list[dict]:

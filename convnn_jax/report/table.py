@@ -78,6 +78,7 @@ def main(argv: Sequence[str]) -> None:
   beside = {name: [_with_ours(p, groups) for p in table] for name, table in published.items()}
   if args.matching:
     beside = {name: [p for p in table if p["ours_best"]] for name, table in beside.items()}
+  strangers = [name for name, table in beside.items() if not any(p["ours_best"] for p in table)]
   folder = fresh_folder(args.out, args.out) if args.out else None
   say(markdown(COLUMNS, rows))
   for name, table in beside.items():
@@ -87,6 +88,8 @@ def main(argv: Sequence[str]) -> None:
     for name, table in beside.items():
       write_table(folder, f"published-{pathlib.Path(name).stem}", PUBLISHED_COLUMNS, table)
     say(f"\nwritten to {folder}")
+  for name in strangers:
+    say(f"\n{name}: no run matches a row; its column `match` says which fields a run must have")
   if damaged:
     raise UserError(f"left out: {'; '.join(damaged)}")
 
@@ -113,7 +116,10 @@ def find_runs(
     finished = [path for path in candidates if (path / "result.json").exists()]
     if not finished:
       what = "a run that is not finished" if candidates else "no run"
-      raise UserError(f"--workdir={workdir} holds {what}; train first, or give the folder of a finished run.")
+      near = "" if candidates else workdir_lib.runs_beside(top)
+      raise UserError(
+        f"--workdir={workdir} holds {what}; train first, or give the folder of a finished run.{near}"
+      )
     for path in finished:
       try:
         _, config = workdir_lib.load_config(str(path))

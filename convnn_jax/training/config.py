@@ -65,7 +65,12 @@ def override(config: ConfigDict, overrides: Sequence[str] = ()) -> ConfigDict:
     values(argv)
   except (flags.Error, ValueError, TypeError, SyntaxError) as error:
     reason = " ".join(str(error).removeprefix("Flags parsing error:").split())
-    raise UserError(f"A config override has a value of the wrong kind: {reason}") from error
+    own = [
+      f"; it is {value!r} in the config"
+      for field, value in flatten(config.to_dict()).items()
+      if f"config.{field}=" in reason
+    ]
+    raise UserError(f"A config override has a value of the wrong kind: {reason}{''.join(own[:1])}") from error
   return values.config
 
 

@@ -106,10 +106,15 @@ def load_config(path: str, flag: str = "--workdir") -> tuple[epath.Path, ConfigD
     workdir = workdir.expanduser().resolve()
   saved = workdir / "config.json"
   if not saved.exists():
-    near = [p.parent.name for p in workdir.parent.glob("*/config.json")] if workdir.parent.is_dir() else []
-    known = f" Runs in {workdir.parent}: {', '.join(sorted(near))}." if near else ""
-    raise UserError(f"{flag}={path} holds no run (no config.json).{known}")
+    raise UserError(f"{flag}={path} holds no run (no config.json).{runs_beside(workdir)}")
   return workdir, _read_config(saved)
+
+
+def runs_beside(workdir) -> str:
+  """A sentence that names the runs in the same folder as `workdir`; "" if there are none."""
+  folder = workdir.parent
+  near = [path.parent.name for path in folder.glob("*/config.json")] if folder.is_dir() else []
+  return f" Runs in {folder}: {', '.join(sorted(near))}." if near else ""
 
 
 def _read_config(path: epath.Path) -> ConfigDict:

@@ -49,3 +49,16 @@ def test_plot_has_the_points_and_the_band():
 def test_words_have_no_plot():
   runs = [finished("points", {"loss.name": name}, 0.5) for name in ("mse", "cross_entropy")]
   assert sweep_results.plot(sweep_results.group(runs), ["loss.name"]) is None
+
+
+def test_a_field_left_to_the_config_is_shown_with_its_value(small_config):
+  config = small_config("--config.seed=0")
+  own = config.optimizer.learning_rate
+  made = [
+    (Point("points", "a", {"seed": 0}, config), RUNS[0][1]),
+    (Point("points", "b", {FIELD: 0.5, "config": "other.py", "seed": 0}, config), RUNS[1][1]),
+  ]
+  plain, changed = sweep_results.group(sweep_results.complete(made, [FIELD, "config"]))
+  assert (plain[FIELD], changed[FIELD]) == (own, 0.5)
+  assert "config" not in plain  # no field of a config
+  assert made[0][0].overrides == {"seed": 0}

@@ -63,7 +63,17 @@ def test_published_rows_stand_beside_ours(run, tmp_path, capsys):
   assert [row["ours_best"] for row in rows] == ["75.00", "", ""]
   assert "1,234,567" in capsys.readouterr().out
   table.main([f"--workdir={folder}", f"--published={published}", "--matching"])
-  assert "another" not in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert "another" not in out
+  assert "no run matches" not in out
+
+
+def test_published_rows_without_a_run_are_said_to_be(run, tmp_path, capsys):
+  folder = run("mine")
+  published = tmp_path / "notes.csv"
+  published.write_text("model,best_top1,match,source\nX,71.5,num_params=1,a paper\n")
+  table.main([f"--workdir={folder}", f"--published={published}", "--matching"])
+  assert f"{published}: no run matches a row; its column `match`" in capsys.readouterr().out
 
 
 def test_damaged_runs_are_named_and_the_others_shown(run, tmp_path, capsys):
@@ -85,8 +95,8 @@ def test_damaged_runs_are_named_and_the_others_shown(run, tmp_path, capsys):
 
 def test_mistakes(run, tmp_path):
   folder = run("mine")
-  with pytest.raises(UserError, match="holds no run"):
-    table.main([f"--workdir={tmp_path / 'nothing'}"])
+  with pytest.raises(UserError, match=r"holds no run;.* Runs in .*: mine\."):
+    table.main([f"--workdir={tmp_path / 'runs/nothing'}"])
   with pytest.raises(UserError, match="Unknown published table 'convn'. Did you mean 'convnn'"):
     table.main([f"--workdir={folder}", "--published=convn"])
   (folder / "result.json").unlink()
