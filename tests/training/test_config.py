@@ -98,7 +98,7 @@ def test_a_model_without_attention_and_back():
     (f"{K9}:digits", ["--config.attention.k=1"], "Unknown field of config: 'attention'"),
     (f"{K9}:digits", ["--config.num_neighbors=4"], "Did you mean 'config.model.attention.num_neighbors'"),
     (f"{K9}:digits", ["--config.attention.name=knn"], "Did you mean 'config.model.attention.name'"),
-    (f"{K9}:digits", ["--config.batch_size=abc"], "wrong kind.*batch_size=abc.*it is 64 in the config"),
+    (f"{K9}:digits", ["--config.batch_size=abc"], "wrong kind.*batch_size=abc.*it is 32 in the config"),
     (f"{K9}:digits", ["--config.batch_size=1.5"], "wrong kind"),
     (f"{K9}:digits", ["--config.seed"], "has no value"),
     (f"{K9}:digits", ["--config.seed.x=1"], "is a value, it has no field 'x'"),
