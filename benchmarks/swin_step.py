@@ -8,9 +8,9 @@ Forward, backward and AdamW on random images that lie ready, drop path on, rando
 PyTorch runs as it is installed, and once more with the memory settings that our programs ask of the C library
 (convnn_jax/host_memory.py), which are not JAX's alone to use. Each lives in a process of its own, which stays alive and
 waits while others run; one step of each per round, after two rounds to warm up. Prints medians, minima, what ours takes
-of each, and a last line of JSON. The run is
-"noisy", and to be repeated, where a median is more than 1.5 times its minimum, or where other processes took more than
-a tenth of the machine's time: threads of PyTorch that lose a core wait for each other, which flatters us.
+of each, and a last line of JSON. The run is "noisy", and to be repeated, where a median is more than 1.5 times its
+minimum, or where other processes took more than a tenth of the machine's time: threads of PyTorch that lose a core wait
+for each other, which flatters us.
 """
 
 import importlib.util
@@ -37,7 +37,7 @@ WARM_UP = 2
 NOISY = 1.5
 BUSY = 0.1
 # Threads of either library wait in a loop for a while after their work; they shall be idle when the other one runs.
-PAUSE = 0.2
+PAUSE = 0.3
 CLASSES = 1000
 # What PyTorch does with memory that it frees -> its name in the table.
 PEERS = {"installed": "pytorch", "kept": "pytorch, memory kept"}
@@ -175,10 +175,12 @@ def main(argv: Sequence[str]) -> None:
     if ours.num_params != peer.about["num_params"]:
       raise RuntimeError(f"Not the same model: {ours.num_params} and {peer.about['num_params']} parameters.")
   contenders = {"ours": ours, **peers}
+  order = list(contenders.values())
   for number in range(WARM_UP + args.rounds):
     if number == WARM_UP:
       begun = time.perf_counter(), busy_seconds()
-    for contender in contenders.values():
+    order.append(order.pop(0))  # so that none has always the same one before it
+    for contender in order:
       contender.step()
       time.sleep(PAUSE)
   passed, busy = time.perf_counter() - begun[0], busy_seconds() - begun[1]
@@ -242,7 +244,7 @@ def report(args, contenders: dict, others: float) -> None:
     print(line)
   if noisy:
     print(f"noisy: {', '.join(noisy)}; run again on an idle machine")
-  ours, peer = (contenders[name] for name in ("ours", "pytorch"))
+  ours = contenders["ours"]
   milliseconds = lambda of: {name: [round(1e3 * s, 1) for s in seconds] for name, seconds in of.items()}
   figures = {
     "ratios": {name: {kind: round(value, 4) for kind, value in of.items()} for name, of in ratios.items()},
@@ -255,7 +257,7 @@ def report(args, contenders: dict, others: float) -> None:
     "num_params": ours.num_params,
     "temp_bytes": ours.temp_bytes,
     "compile_seconds": round(ours.compile_seconds, 1),
-    "pytorch": peer.about,
+    "about": {name: contenders[name].about for name in PEERS.values()},
     "load_average": os.getloadavg()[0],
     "cores": os.cpu_count(),
     **workdir.environment(),

@@ -16,8 +16,7 @@ from convnn_jax.host_memory import keep_freed_memory
 def main() -> None:
   """Builds the model, then answers."""
   words = json.loads(sys.argv[1])
-  if words["memory"] == "kept":  # as ours does; PyTorch gains a twelfth by it
-    keep_freed_memory()
+  kept = words["memory"] == "kept" and keep_freed_memory()  # as ours does
   answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not look like an answer
   torch.set_num_threads(words["threads"])
   torch.manual_seed(0)
@@ -41,6 +40,7 @@ def main() -> None:
   about = {
     "num_params": sum(leaf.numel() for leaf in model.parameters()),
     "threads": torch.get_num_threads(),
+    "memory_kept": kept,
     "torch": torch.__version__,
     "transformers": transformers.__version__,
   }

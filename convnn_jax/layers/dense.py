@@ -93,15 +93,18 @@ def _project(x, params, dtype):
   y = product(x, jnp.stack(kernels, axis=-2), (((x.ndim - 1,), (0,)), ((), ())))
   if any(bias is not None for bias in biases):
     columns = [
-      jnp.zeros(k.shape[1:], y.dtype) if b is None else b for k, b in zip(kernels, biases, strict=True)
+      jnp.zeros(k.shape[1:], y.dtype) if b is None else b.astype(y.dtype)
+      for k, b in zip(kernels, biases, strict=True)
     ]
-    y = add_to_each(y, jnp.stack(columns, axis=-2).astype(y.dtype))
+    y = add_to_each(y, jnp.stack(columns, axis=-2))
   # Indices would have gradients that are padded and added up; those of a split are put side by side.
   return [jnp.squeeze(part, -2) for part in lax.split(y, (1,) * len(kernels), axis=y.ndim - 2)]
 
 
 def add_to_each(x, values):
   """x [... *shape] + values [*shape]; on CPUs as rows and columns, where the gradient of values is a sum of rows."""
+  if values.shape != x.shape[x.ndim - values.ndim :]:
+    raise ValueError(f"values of shape {values.shape} are not for each position of x, {x.shape}.")
   if jax.default_backend() != "cpu" or not x.size:
     return x + jnp.broadcast_to(values, x.shape)
   return (x.reshape(-1, values.size) + values.reshape(1, -1)).reshape(x.shape)

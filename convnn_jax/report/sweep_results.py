@@ -1,6 +1,5 @@
 """Tables and the plot of a sweep: means and deviations over seeds."""
 
-import dataclasses
 import json
 import pathlib
 import statistics
@@ -40,18 +39,19 @@ def write(points: list[Point], root: pathlib.Path, baseline: dict | None = None)
     except UserError as error:
       damaged.append(str(error))
   if not finished:
-    say("no point is finished yet, so there is no table")
+    if not damaged:
+      say("no point is finished yet, so there is no table")
     return damaged
   fields = list(dict.fromkeys(field for point in points for field in point.setting))
-  rows = group(complete(finished, fields)) + ([baseline] if baseline else [])
+  external = [baseline] if baseline else []
   columns = columns_for(fields)
   heading = (
     f"{len(finished)} of {len(points)} points finished. Last and best epoch; sd is the sample standard"
   )
   heading += " deviation over seeds."
-  say("\n" + write_table(root, "results", columns, rows, heading))
+  say("\n" + write_table(root, "results", columns, group(finished, fields) + external, heading))
   (root / "points.csv").write_text(_every_run(finished))
-  if figure := plot(rows, fields):
+  if figure := plot(group(finished) + external, fields):
     say(f"\n{figures.save(figure, root / 'sweep.png')}")
   say(f"{root / 'results.md'}")
   return damaged
@@ -71,18 +71,13 @@ def columns_for(fields: Sequence[str]) -> list[Column]:
   return columns
 
 
-def complete(finished: list[tuple[Point, dict]], fields: Sequence[str]) -> list[tuple[Point, dict]]:
-  """The same, where a point that leaves a field to its config has the config's value among its overrides."""
-  result = []
-  for point, measured in finished:
-    own = config_lib.flatten(point.config.to_dict())
-    left = {field: own[field] for field in fields if field not in point.overrides and field in own}
-    result.append((dataclasses.replace(point, overrides=point.overrides | left), measured))
-  return result
+def group(finished: list[tuple[Point, dict]], fields: Sequence[str] = ()) -> list[dict]:
+  """A row per setting: mean and sample standard deviation over seeds (None for a single one).
 
-
-def group(finished: list[tuple[Point, dict]]) -> list[dict]:
-  """A row per setting: mean and sample standard deviation over seeds (None for a single one)."""
+  Args:
+    finished: points and what they measured.
+    fields: that a row has even where its points leave them to their config, with its values.
+  """
   groups: dict[str, list] = {}
   for point, result in finished:
     key = json.dumps([point.part, point.setting], sort_keys=True, default=repr)
@@ -90,8 +85,10 @@ def group(finished: list[tuple[Point, dict]]) -> list[dict]:
   rows = []
   for runs in groups.values():
     point = runs[0][0]
+    own = config_lib.flatten(point.config.to_dict()) if fields else {}
     rows.append(
       {
+        **{field: own[field] for field in fields if field in own},
         "part": "baseline" if point.part == "baseline" else "",
         **point.setting,
         **summary([r for _, r in runs]),

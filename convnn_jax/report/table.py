@@ -78,7 +78,9 @@ def main(argv: Sequence[str]) -> None:
   beside = {name: [_with_ours(p, groups) for p in table] for name, table in published.items()}
   if args.matching:
     beside = {name: [p for p in table if p["ours_best"]] for name, table in beside.items()}
-  strangers = [name for name, table in beside.items() if not any(p["ours_best"] for p in table)]
+  strangers = [
+    name for name, table in published.items() if table and not any(p["ours_best"] for p in beside[name])
+  ]
   folder = fresh_folder(args.out, args.out) if args.out else None
   say(markdown(COLUMNS, rows))
   for name, table in beside.items():
@@ -116,7 +118,7 @@ def find_runs(
     finished = [path for path in candidates if (path / "result.json").exists()]
     if not finished:
       what = "a run that is not finished" if candidates else "no run"
-      near = "" if candidates else workdir_lib.runs_beside(top)
+      near = "" if candidates else workdir_lib.runs_beside(top.resolve())
       raise UserError(
         f"--workdir={workdir} holds {what}; train first, or give the folder of a finished run.{near}"
       )

@@ -22,6 +22,9 @@ from convnn_jax import __version__
 from convnn_jax.errors import UserError
 from convnn_jax.training import config as config_lib
 
+# So many runs an error names.
+_MOST_NAMED = 12
+
 
 def open_workdir(path: str, config: ConfigDict, flag: str = "--workdir") -> epath.Path:
   """Makes the folder of a new run, or checks that an existing one belongs to the same config.
@@ -113,8 +116,9 @@ def load_config(path: str, flag: str = "--workdir") -> tuple[epath.Path, ConfigD
 def runs_beside(workdir) -> str:
   """A sentence that names the runs in the same folder as `workdir`; "" if there are none."""
   folder = workdir.parent
-  near = [path.parent.name for path in folder.glob("*/config.json")] if folder.is_dir() else []
-  return f" Runs in {folder}: {', '.join(sorted(near))}." if near else ""
+  near = sorted(path.parent.name for path in folder.glob("*/config.json")) if folder.is_dir() else []
+  more = f" and {len(near) - _MOST_NAMED} more" if len(near) > _MOST_NAMED else ""
+  return f" Runs in {folder}: {', '.join(near[:_MOST_NAMED])}{more}." if near else ""
 
 
 def _read_config(path: epath.Path) -> ConfigDict:

@@ -57,8 +57,13 @@ def test_gradients_of_projections_are_put_side_by_side():
   params = split.init(jax.random.key(0), dict.fromkeys("qkv", x))
   total = lambda params: sum(jnp.sum(y**2) for y in split.apply(params, dict.fromkeys("qkv", x)).values())
   program = str(jax.make_jaxpr(jax.grad(total))(params))
-  assert " concatenate[" in program
+  assert " split[" in program
   assert " pad[" not in program
+
+
+def test_values_of_another_shape_are_refused():
+  with pytest.raises(ValueError, match="not for each position"):
+    add_to_each(jnp.ones((2, 3, 7)), jnp.ones((3, 1)))
 
 
 def test_heads_are_split_and_merged_in_one_order():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import platform
 import sys
 
 import pytest
@@ -36,4 +37,8 @@ def test_both_take_steps_and_are_compared(capsys):
   assert min(sum(figures["cpu_ms"].values(), [])) > 0
   for name in names[1:]:
     assert figures["ratios"][name]["medians"] == pytest.approx(middle["ours"] / middle[name], rel=0.05)
-  assert figures["num_params"] == figures["pytorch"]["num_params"]
+    assert figures["num_params"] == figures["about"][name]["num_params"]
+  assert [figures["about"][name]["memory_kept"] for name in names[1:]] == [
+    False,
+    platform.libc_ver()[0] == "glibc",
+  ]

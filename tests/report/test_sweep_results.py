@@ -57,8 +57,9 @@ def test_a_field_left_to_the_config_is_shown_with_its_value(small_config):
   made = [
     (Point("points", "a", {"seed": 0}, config), RUNS[0][1]),
     (Point("points", "b", {FIELD: 0.5, "config": "other.py", "seed": 0}, config), RUNS[1][1]),
+    (Point("points", "c", {FIELD: own, "seed": 0}, config), RUNS[2][1]),
   ]
-  plain, changed = sweep_results.group(sweep_results.complete(made, [FIELD, "config"]))
-  assert (plain[FIELD], changed[FIELD]) == (own, 0.5)
+  plain, changed, same = sweep_results.group(made, [FIELD, "config"])
+  assert (plain[FIELD], changed[FIELD], same[FIELD]) == (own, 0.5, own)
+  assert (plain["seeds"], same["seeds"]) == (1, 1)  # the same run twice is not two seeds
   assert "config" not in plain  # no field of a config
-  assert made[0][0].overrides == {"seed": 0}

@@ -6,6 +6,8 @@ import jax
 import pytest
 from hlo import exchanges, num_aliases, shapes
 
+from benchmarks import ops
+from benchmarks.measure import gradients
 from convnn_jax.training import config as config_lib
 from convnn_jax.training import sharding
 from convnn_jax.training.assemble import assemble
@@ -130,3 +132,15 @@ def test_vit_tiny_that_keeps_inputs_only_needs_least_memory(one_device):
 @pytest.mark.slow
 def test_vit_tiny_exchanges_gradients_and_nothing_else():
   check_exchanges(Step(config_lib.load("configs/vit_softmax.py", TINY)))
+
+
+def test_memory_of_neighbour_attention_is_flat_in_k_and_that_of_softmax_at_most():
+  shape = ops.ATTENTION_SHAPES["197"]
+  arguments = [jax.random.normal(jax.random.key(seed), shape) for seed in range(3)]
+
+  def temp_bytes(function, *kernel):
+    return gradients(function, *arguments, *kernel).temp_bytes
+
+  few, many = (temp_bytes(ops.convnn, jax.numpy.ones((k, shape[-1]))) for k in (4, 25))
+  assert many <= 1.25 * few
+  assert many <= temp_bytes(ops.dense)
