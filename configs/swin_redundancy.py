@@ -13,10 +13,10 @@ relative position; `premlp` an MLP in front of the first attention, `premlp_stag
 that mixes positions in complementary windows.
 
 Published: none at this size; with Swin-T on ImageNet each of qkres, rpw and premlp gains 0.1 to 0.2 points of top-1.
-Measured (2 busy CPU cores, jax 0.10.2, 2026-11-21), test top-1: digits, 15 epochs, three seeds, plain 85.93 %, qkres
-77.59 %, qkres_rpw 88.80 %, with premlp 86.76 %, sw_mlp 98.24 %, deviations up to 5.8:
-benchmarks/results/2026-11-21-cpu-swin-redundancy.md. `:fashion_mnist,small`, one epoch, three seeds (2026-11-22): plain
-79.64 %, qkres 80.70 %, qkres_rpw 81.22 %, with premlp 81.41 %, deviations up to 0.43.
+Measured (2 busy CPU cores, jax 0.10.2, 2026-11-22), test top-1, three seeds: `:digits`, 15 epochs, plain 85.46 %, qkres
+76.94 %, qkres_rpw 88.52 %, with premlp 88.70 %, sw_mlp 97.78 %, deviations up to 4.8; `:fashion_mnist,small`, one
+epoch, 79.73 %, 80.57 %, 81.34 %, 81.39 % and 84.97 %, deviations up to 0.6:
+benchmarks/results/2026-11-22-cpu-swin-redundancy.md.
 """
 
 from configs import base, recipes
