@@ -20,6 +20,7 @@ import jax
 from convnn_jax.training import workdir
 
 WARM_UP = 2
+MOST_ROUNDS = 49
 NOISY = 1.5
 # Threads of other libraries wait in a loop for a while after their work; they shall be idle when the next one runs.
 _PAUSE = 0.02
@@ -103,15 +104,23 @@ class Worker:
     return line
 
 
-def interleave(contenders: dict[str, Contender], rounds: int) -> dict[str, list[float]]:
-  """Seconds of each contender in each round, after two rounds to warm up."""
+def interleave(contenders: dict[str, Contender], rounds: int, enough: float = 0.0) -> dict[str, list[float]]:
+  """Seconds of each contender in each round, after two rounds to warm up.
+
+  Args:
+    contenders: by name.
+    rounds: how many at least.
+    enough: with short steps rounds go on until these seconds are measured, or there are MOST_ROUNDS of them.
+  """
   seconds = {name: [] for name in contenders}
-  for number in range(WARM_UP + rounds):
+  number = -WARM_UP
+  while number < rounds or (number < MOST_ROUNDS and sum(map(sum, seconds.values())) < enough):
     for name, contender in contenders.items():
       taken = contender.step()
       time.sleep(_PAUSE)
-      if number >= WARM_UP:
+      if number >= 0:
         seconds[name].append(taken)
+    number += 1
   return seconds
 
 

@@ -26,7 +26,9 @@ from convnn_jax.errors import UserError, unknown_name
 
 GROUPS = (*ops.GROUPS, *layers.GROUPS, *steps.GROUPS, *compiling.GROUPS, *devices.GROUPS)
 SUITES = ("cpu", "gpu", "tpu", "quick")
-ROUNDS = {"quick": 3}
+# Rounds at least, and the seconds that a group's samples last at least (measure.interleave).
+ROUNDS, ENOUGH = 7, 20.0
+QUICK_ROUNDS = 3
 NOISY_EXIT = 3
 
 
@@ -51,7 +53,7 @@ def wanted_cases(suite: str, only: str) -> list[tuple[Group, list]]:
   return [(group, cases) for group, cases in chosen if cases]
 
 
-def run_group(group: Group, cases, rounds: int) -> list[dict]:
+def run_group(group: Group, cases, rounds: int, enough: float = 0.0) -> list[dict]:
   """Builds what the cases need, measures, and gives one row a case."""
   missing = bool(group.needs) and importlib.util.find_spec(group.needs) is None
   reason = f"needs {group.needs}, see requirements-peers.txt"
@@ -71,7 +73,8 @@ def run_group(group: Group, cases, rounds: int) -> list[dict]:
           left_out[name] = str(error).splitlines()[0]
     possible = [case for case in cases if not left_out.keys() & set(case.needs)]
     timed = any(isinstance(case, Ratio) or case.unit == "images/s" for case in possible)
-    seconds = measure.interleave(contenders, rounds) if timed else {name: [] for name in contenders}
+    nothing = {name: [] for name in contenders}
+    seconds = measure.interleave(contenders, rounds, enough) if timed else nothing
     return [_row(case, contenders, seconds, left_out) for case in cases]
   finally:
     for contender in contenders.values():
@@ -143,7 +146,8 @@ def main() -> int:
   parser.add_argument(
     "--only", default="", help="figures (C5,M1), groups (ops_197) or headline; commas between"
   )
-  parser.add_argument("--rounds", type=int, default=0, help="after 2 to warm up; 0 = 7, 3 in the suite quick")
+  rounds_help = "after 2 to warm up; 0 = 7 to 49 until a group has 20 s of samples, 3 in the suite quick"
+  parser.add_argument("--rounds", type=int, default=0, help=rounds_help)
   parser.add_argument("--out", default="", help="JSON with every sample")
   parser.add_argument("--strict", action="store_true", help="exit code 1 if a target is missed")
   args = parser.parse_args()
@@ -151,8 +155,10 @@ def main() -> int:
   environment = measure.environment()
   print(json.dumps(environment))
   rows = []
+  quick = (QUICK_ROUNDS, 0.0)
+  rounds, enough = (args.rounds, 0.0) if args.rounds else quick if args.suite == "quick" else (ROUNDS, ENOUGH)
   for group, cases in wanted_cases(args.suite, args.only):
-    rows += run_group(group, cases, args.rounds or ROUNDS.get(args.suite, 7))
+    rows += run_group(group, cases, rounds, enough)
   noisy = any(any_noisy(row) for row in rows)
   print(markdown(rows))
   if args.out:

@@ -78,3 +78,12 @@ def exchanges(text: str) -> list[Exchange]:
 def num_aliases(text: str) -> int:
   """How many results take the memory of an argument."""
   return len(re.findall(r"(?:may|must)-alias", text.split("\n", 1)[0]))
+
+
+def num_kernels(text: str) -> int:
+  """Different fused computations, which a CPU's compiler gives a kernel each; equal ones share one."""
+  bodies = re.findall(
+    r"^%?[\w.\-]*(?:fused|wrapped)[\w.\-]* \(.*?\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL
+  )
+  nameless = lambda body: re.sub(r"%[\w.\-]+", "%", re.sub(r", metadata=\{[^}]*\}", "", body))
+  return len({nameless(body) for body in bodies})

@@ -5,12 +5,14 @@ blocks one by one, `block_0`, `block_1` and so on: the loop stacks them as it be
 rules for parameter paths know nothing of it. So are random numbers (layers/random_keys.py).
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from convnn_jax.errors import unknown_name
 from convnn_jax.layers.random_keys import LoopedLayer
@@ -117,9 +119,12 @@ def _loop(parent, block, groups, x, keep, call):
   rngs = dict(parent.scope.rngs)
   places = list(zip(*groups, strict=True))  # for each place in a group the blocks that take turns there
   names = [[f"block_{number}" for number, _ in place] for place in places]
+  numbers = _numbers(len(groups), rngs)
   stacked = []
   for place, blocks in zip(places, names, strict=True):
-    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(_params(parent, name) for name in blocks))
+    params = jax.tree.map(
+      lambda *leaves: _stack(leaves, numbers), *(_params(parent, name) for name in blocks)
+    )
     stacked.append((params, _differing([fields for _, fields in place])))
 
   def turn(x, now):
@@ -135,7 +140,53 @@ def _loop(parent, block, groups, x, keep, call):
     return x, None
 
   turns = (jnp.arange(len(groups)), stacked)
-  return jax.lax.scan(jax.checkpoint(turn, policy=keep, prevent_cse=False), x, turns)[0]
+  return lax.scan(jax.checkpoint(turn, policy=keep, prevent_cse=False), x, turns)[0]
+
+
+def _numbers(count, rngs):
+  """0, 1, ... count - 1, which a CPU's compiler does not know to be these.
+
+  A slice at a known place has a kernel for each place; at an unknown one it is one kernel for all (docs/speed.md).
+  """
+  if jax.default_backend() != "cpu" or not rngs:
+    return tuple(range(count))
+  return _hidden_numbers(count)(jax.random.key_data(next(iter(rngs.values())).rng).ravel()[0])
+
+
+@functools.cache
+def _hidden_numbers(count):
+  @jax.custom_batching.custom_vmap
+  def numbers(word):
+    # A loop of one turn or two, both with the same end.
+    turns = 1 + (word & 1).astype(jnp.int32)
+    known = tuple(jnp.int32(number) for number in range(count))
+    return lax.fori_loop(0, turns, lambda _, old: known, (jnp.int32(-1),) * count)
+
+  @numbers.def_vmap
+  def _(size, mapped, word):
+    # Members of a sweep slice at known places: numbers of their own would turn slices into gathers.
+    del size, mapped, word
+    return tuple(jnp.int32(number) for number in range(count)), (False,) * count
+
+  return numbers
+
+
+@jax.custom_vjp
+def _stack(leaves, numbers):
+  """Leaves side by side; their gradients are slices at `numbers`, 0, 1, ..."""
+  del numbers
+  return jnp.stack(leaves)
+
+
+def _stack_forward(leaves, numbers):
+  return jnp.stack(leaves), numbers
+
+
+def _stack_backward(numbers, gradients):
+  return tuple(lax.dynamic_index_in_dim(gradients, n, 0, keepdims=False) for n in numbers), None
+
+
+_stack.defvjp(_stack_forward, _stack_backward)
 
 
 def _differing(fields):

@@ -4,7 +4,7 @@ import math
 
 import jax
 import pytest
-from hlo import exchanges, num_aliases, shapes
+from hlo import exchanges, num_aliases, num_kernels, shapes
 
 from benchmarks import ops
 from benchmarks.measure import gradients
@@ -95,6 +95,16 @@ def test_neighbors_are_selected_without_sorting_and_gathered_rank_by_rank(step):
 def test_the_blocks_run_as_one_loop(step):
   """Forward and backward pass: the layers' names stand in the program once, not once per layer."""
   assert 'known_trip_count":{"n":"3"}' in step.text
+
+
+def test_more_blocks_need_no_more_kernels(one_device):
+  """Gradients leave the loop's stack by slices; at places that the compiler knows each would be a kernel."""
+  config = lambda depth: config_lib.load(
+    "configs/convnn_k9.py:digits", [*SMALL, f"--config.model.depth={depth}"]
+  )
+  with one_device():
+    few, many = (num_kernels(Step(config(depth)).text) for depth in (4, 7))
+  assert 50 < many <= few
 
 
 def test_the_state_is_updated_in_its_own_memory(step):

@@ -1,0 +1,68 @@
+"""How contenders are timed side by side, and what is said of it."""
+
+import pytest
+
+from benchmarks import measure
+from benchmarks.run import any_noisy, headline, markdown, wanted_cases
+from convnn_jax.errors import UserError
+
+
+class Steps:
+  """A contender whose steps last what they are told to, in turn with others."""
+
+  def __init__(self, name, seconds, log):
+    self.name, self.seconds, self.log = name, seconds, log
+
+  def step(self):
+    self.log.append(self.name)
+    return self.seconds
+
+
+@pytest.fixture
+def no_pause(monkeypatch):
+  monkeypatch.setattr(measure, "_PAUSE", 0)
+
+
+@pytest.mark.parametrize(
+  ("rounds", "enough", "expected"),
+  [
+    (7, 0.0, 7),
+    (7, 20.0, 10),  # two contenders, 1.5 and 0.5 s
+    (12, 20.0, 12),
+    (7, 1e9, measure.MOST_ROUNDS),
+    (measure.MOST_ROUNDS + 1, 1e9, measure.MOST_ROUNDS + 1),
+  ],
+)
+def test_short_steps_are_measured_more_often(no_pause, rounds, enough, expected):
+  log = []
+  contenders = {name: Steps(name, seconds, log) for name, seconds in (("ours", 1.5), ("theirs", 0.5))}
+  seconds = measure.interleave(contenders, rounds, enough)
+  assert seconds == {"ours": [1.5] * expected, "theirs": [0.5] * expected}
+  assert log == ["ours", "theirs"] * (measure.WARM_UP + expected)
+
+
+@pytest.mark.parametrize(("seconds", "noisy"), [([1.0, 1.5, 9.0], False), ([1.0, 1.6, 1.7], True)])
+def test_noise_is_a_median_far_above_the_minimum(seconds, noisy):
+  timing = measure.summary(seconds)
+  assert timing["noisy"] == noisy
+  assert timing["min_ms"] == 1000
+  row = dict(id="C1", what="a step", value=0.5, target=0.7, unit="x", met=True, timing={"ours": timing})
+  assert any_noisy(row) == noisy
+  assert ("noisy" in markdown([row])) == noisy
+
+
+def test_ratios_and_bytes_of_the_headline():
+  common = dict(what="", target=None, met=None, timing={})
+  rows = [
+    common | dict(id="C1", headline="train", value=0.61234, unit="x"),
+    common | dict(id="H", headline="softmax", value=4.1e8, unit="bytes"),
+    common | dict(id="C3", headline="", value=0.7, unit="x"),
+    common | dict(id="C2", headline="inference", unit="x", left_out="needs torch"),
+  ]
+  assert headline(rows) == {"ratios": {"train": 0.6123}, "temp_bytes": {"softmax": 410_000_000}}
+  assert "left out: needs torch" in markdown(rows)
+
+
+def test_a_figure_that_nobody_measures_is_refused():
+  with pytest.raises(UserError, match="C99"):
+    wanted_cases("cpu", "C5,C99")
