@@ -27,7 +27,7 @@ from convnn_jax.errors import UserError, unknown_name
 GROUPS = (*ops.GROUPS, *layers.GROUPS, *steps.GROUPS, *compiling.GROUPS, *devices.GROUPS)
 SUITES = ("cpu", "gpu", "tpu", "quick")
 # Rounds at least, and the seconds that a group's samples last at least (measure.interleave).
-ROUNDS, ENOUGH = 7, 20.0
+ROUNDS, ENOUGH = 7, 30.0
 QUICK_ROUNDS = 3
 NOISY_EXIT = 3
 
@@ -146,7 +146,7 @@ def main() -> int:
   parser.add_argument(
     "--only", default="", help="figures (C5,M1), groups (ops_197) or headline; commas between"
   )
-  rounds_help = "after 2 to warm up; 0 = 7 to 49 until a group has 20 s of samples, 3 in the suite quick"
+  rounds_help = "after 2 to warm up; 0 = 7 to 49 until a group has 30 s of samples, 3 in the suite quick"
   parser.add_argument("--rounds", type=int, default=0, help=rounds_help)
   parser.add_argument("--out", default="", help="JSON with every sample")
   parser.add_argument("--strict", action="store_true", help="exit code 1 if a target is missed")

@@ -203,10 +203,10 @@ def keep_neighbors(scores: jax.Array, num_neighbors: int) -> jax.Array:
   m = check_shapes("scores: b h n m", scores=scores)["m"]
   _check_count(num_neighbors, m)
   keys = _ordered_integers(_cleaned(lax.stop_gradient(scores)))
-  groups = _in_lanes(keys)
 
   def count(condition):
     """How many candidates of a row meet it: [b h n 1]."""
+    groups = _in_lanes(keys)  # here: made outside of the loops they would be a second copy
     met = [condition(*group) for group in groups]
     if m > _LANES and m % _LANES:  # what the last two groups share counts once
       met[-1] &= groups[-1][1] >= m // _LANES * _LANES
