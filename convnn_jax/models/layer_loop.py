@@ -119,12 +119,10 @@ def _loop(parent, block, groups, x, keep, call):
   rngs = dict(parent.scope.rngs)
   places = list(zip(*groups, strict=True))  # for each place in a group the blocks that take turns there
   names = [[f"block_{number}" for number, _ in place] for place in places]
-  numbers = _numbers(len(groups), rngs)
+  stack = _stack_for(len(groups), rngs)
   stacked = []
   for place, blocks in zip(places, names, strict=True):
-    params = jax.tree.map(
-      lambda *leaves: _stack(leaves, numbers), *(_params(parent, name) for name in blocks)
-    )
+    params = jax.tree.map(lambda *leaves: stack(leaves), *(_params(parent, name) for name in blocks))
     stacked.append((params, _differing([fields for _, fields in place])))
 
   def turn(x, now):
@@ -143,18 +141,21 @@ def _loop(parent, block, groups, x, keep, call):
   return lax.scan(jax.checkpoint(turn, policy=keep, prevent_cse=False), x, turns)[0]
 
 
-def _numbers(count, rngs):
-  """0, 1, ... count - 1, which a CPU's compiler does not know to be these.
+def _stack_for(count, rngs):
+  """jnp.stack of `count` leaves; in training on a CPU one whose gradients leave the stack by slices of one kernel.
 
-  A slice at a known place has a kernel for each place; at an unknown one it is one kernel for all (docs/speed.md).
+  A slice at a known place has a kernel for each place; at unknown places all share one (docs/speed.md).
   """
   if jax.default_backend() != "cpu" or not rngs:
-    return tuple(range(count))
-  return _hidden_numbers(count)(jax.random.key_data(next(iter(rngs.values())).rng).ravel()[0])
+    return jnp.stack
+  numbers = _hidden_numbers(count)(jax.random.key_data(next(iter(rngs.values())).rng).ravel()[0])
+  return functools.partial(_stack, numbers)
 
 
 @functools.cache
 def _hidden_numbers(count):
+  """A function of any random word, which gives 0, 1, ... count - 1 in a way that the compiler does not see through."""
+
   @jax.custom_batching.custom_vmap
   def numbers(word):
     # A loop of one turn or two, both with the same end.
@@ -172,18 +173,18 @@ def _hidden_numbers(count):
 
 
 @jax.custom_vjp
-def _stack(leaves, numbers):
+def _stack(numbers, leaves):
   """Leaves side by side; their gradients are slices at `numbers`, 0, 1, ..."""
   del numbers
   return jnp.stack(leaves)
 
 
-def _stack_forward(leaves, numbers):
+def _stack_forward(numbers, leaves):
   return jnp.stack(leaves), numbers
 
 
 def _stack_backward(numbers, gradients):
-  return tuple(lax.dynamic_index_in_dim(gradients, n, 0, keepdims=False) for n in numbers), None
+  return None, tuple(lax.dynamic_index_in_dim(gradients, n, 0, keepdims=False) for n in numbers)
 
 
 _stack.defvjp(_stack_forward, _stack_backward)

@@ -70,6 +70,30 @@ def test_a_loop_computes_what_the_blocks_one_by_one_do(name):
   assert all(np.abs(g).max() > 0 for n in range(2) for g in jax.tree.leaves(layers[f"block_{n}"]))
 
 
+@pytest.mark.parametrize("members", ["of both", "of parameters", "of random numbers"])
+def test_members_have_the_gradients_of_their_own_blocks(members):
+  """Of runs that are trained at once: each block's gradient goes to that block."""
+  x = images()
+  start = fast_jit(lambda k: build(MODELS["vit"], "unrolled").init(k, x, train=False))
+  variables = [start(jax.random.key(seed)) for seed in (0, 1)]
+  rngs = [{name: jax.random.fold_in(key, seed) for name, key in RNGS.items()} for seed in (0, 1)]
+  several = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+  axes = (None if members == "of random numbers" else 0, None if members == "of parameters" else 0)
+  args = [
+    trees[0] if axis is None else several(trees) for trees, axis in zip((variables, rngs), axes, strict=True)
+  ]
+
+  def gradients(word):
+    model = build(MODELS["vit"], word)
+    loss = lambda variables, rngs: jnp.sum(jnp.sin(model.apply(variables, x, train=True, rngs=rngs)))
+    function = jax.vmap(jax.grad(loss), axes)
+    assert loops(function, *args) == (word == "dots") * 2  # there and back
+    return fast_jit(function)(*args)
+
+  one_by_one, looped = gradients("unrolled"), gradients("dots")
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), looped, one_by_one)
+
+
 def test_new_parameters_are_the_same_and_in_the_same_places():
   x = images()
   make = lambda word: jax.jit(lambda k: build(MODELS["cct"], word).init(k, x, train=False))(jax.random.key(0))
