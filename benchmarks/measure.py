@@ -1,8 +1,9 @@
 """Timing side by side: contenders, rounds, samples, and what is made of them.
 
-Each round runs one step of every contender, so that whatever else the machine does meets all of them. What counts is
-the smallest sample; median and spread stand beside it, and a contender whose median is more than 1.5 times its minimum
-makes the run "noisy". Contenders that live in a process of their own stay alive and idle while others run.
+Each round runs a step of every contender (several where they are short), so that whatever else the machine does meets
+all of them. What counts is the smallest sample; median and spread stand beside it, and a contender whose median is more
+than 1.5 times its minimum makes the run "noisy". Contenders that live in a process of their own stay alive and idle
+while others run.
 """
 
 import os
@@ -21,6 +22,8 @@ from convnn_jax.training import workdir
 
 WARM_UP = 2
 MOST_ROUNDS = 49
+# A sample is at least so long: the mean of several steps where one is shorter, as a few milliseconds vary more.
+SAMPLE_SECONDS = 0.1
 NOISY = 1.5
 # Threads of other libraries wait in a loop for a while after their work; they shall be idle when the next one runs.
 _PAUSE = 0.02
@@ -105,7 +108,7 @@ class Worker:
 
 
 def interleave(contenders: dict[str, Contender], rounds: int, enough: float = 0.0) -> dict[str, list[float]]:
-  """Seconds of each contender in each round, after two rounds to warm up.
+  """Seconds of each contender's step in each round, after two rounds to warm up.
 
   Args:
     contenders: by name.
@@ -113,15 +116,24 @@ def interleave(contenders: dict[str, Contender], rounds: int, enough: float = 0.
     enough: with short steps rounds go on until these seconds are measured, or there are MOST_ROUNDS of them.
   """
   seconds = {name: [] for name in contenders}
-  number = -WARM_UP
-  while number < rounds or (number < MOST_ROUNDS and sum(map(sum, seconds.values())) < enough):
+  number, measured = -WARM_UP, 0.0
+  while number < rounds or (number < MOST_ROUNDS and measured < enough):
     for name, contender in contenders.items():
-      taken = contender.step()
+      taken = _sample(contender)
       time.sleep(_PAUSE)
       if number >= 0:
-        seconds[name].append(taken)
+        seconds[name].append(sum(taken) / len(taken))
+        measured += sum(taken)
     number += 1
   return seconds
+
+
+def _sample(contender: Contender) -> list[float]:
+  """Seconds of one step, or of as many as last SAMPLE_SECONDS together."""
+  taken = [contender.step()]
+  while sum(taken) < SAMPLE_SECONDS:
+    taken.append(contender.step())
+  return taken
 
 
 def summary(seconds: Sequence[float]) -> dict:

@@ -6,7 +6,7 @@
     python -m benchmarks.run --suite=quick                                   # does it run? one minute
 
 Prints machine, versions, threads, load and commit, then a Markdown table; `--out` holds the same and every sample.
-Each round runs one step of every contender of a group; the figure is a ratio of minima, ours over the other. Exit code
+Each round runs a step of every contender of a group; the figure is a ratio of minima, ours over the other. Exit code
 3: some contender's median was more than 1.5 times its minimum, so the machine was too busy and nothing should be
 quoted; 1: a target was missed (with --strict). Contenders in PyTorch need requirements-peers.txt and are left out,
 with a line, where there is none.

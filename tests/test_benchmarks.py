@@ -41,6 +41,14 @@ def test_short_steps_are_measured_more_often(no_pause, rounds, enough, expected)
   assert log == ["ours", "theirs"] * (measure.WARM_UP + expected)
 
 
+def test_a_sample_of_short_steps_is_the_mean_of_several(no_pause):
+  log = []
+  contenders = {"ours": Steps("ours", 0.03, log), "theirs": Steps("theirs", 0.2, log)}
+  seconds = measure.interleave(contenders, 3)
+  assert seconds == {"ours": pytest.approx([0.03] * 3), "theirs": [0.2] * 3}
+  assert log == (["ours"] * 4 + ["theirs"]) * (measure.WARM_UP + 3)
+
+
 @pytest.mark.parametrize(("seconds", "noisy"), [([1.0, 1.5, 9.0], False), ([1.0, 1.6, 1.7], True)])
 def test_noise_is_a_median_far_above_the_minimum(seconds, noisy):
   timing = measure.summary(seconds)
