@@ -56,6 +56,11 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
   except KeyboardInterrupt:  # a second Ctrl-C in the training loop
     print("stopped at once; the last checkpoint is kept", file=sys.stderr)  # noqa: T201
     return 130
+  except BrokenPipeError:
+    # Such as `| head`. What Python has not written yet goes nowhere, without an error of its own at the exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    print("error: stopped, as standard output was closed; files written before are kept", file=sys.stderr)  # noqa: T201
+    return 1
   return 0
 
 

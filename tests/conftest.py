@@ -63,9 +63,6 @@ def small_config():
     )
     if attention != "convnn":  # 17 tokens, enough for every default window
       small = tuple(word for word in small if "num_neighbors" not in word and "patch_size" not in word)
-    if attention == "branching":  # has no default for its two parts
-      config = "configs/branching_attention.py:digits"
-    elif attention != "convnn":
       small = (*small, f"--config.model.attention.name={attention}")
     return config_lib.load(config, (*small, *overrides))
 

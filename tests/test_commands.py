@@ -179,6 +179,14 @@ def test_eval_without_a_run(tmp_path):
   assert_one_line(err)
 
 
+def test_a_closed_standard_output_ends_with_one_line(whole_run):
+  process = start("train.py", *SMALL, f"--workdir={whole_run[0]}")  # would say that this run is complete
+  process.stdout.close()
+  with process.stderr:
+    assert_one_line(process.stderr.read())
+  assert process.wait() == 1
+
+
 def test_a_run_that_diverges_ends_with_exit_code_1(tmp_path):
   args = ("--config.optimizer.learning_rate=1e30", "--config.optimizer.name=sgd", "--config.log_every=1")
   args += ("--config.optimizer.clip_norm=0.0", "--config.max_skipped_updates=3", f"--workdir={tmp_path}/run")

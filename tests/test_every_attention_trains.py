@@ -8,7 +8,7 @@ from commands import result, run
 from convnn_jax.attention import ATTENTIONS
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Attentions without defaults for all fields start from their config; the others exchange convnn for themselves.
+# Attentions start from their config, of their name or of another; those without one exchange convnn for themselves.
 CONFIGS = {"branching": "branching_attention"}
 LEAST = 0.85  # test top-1 after 15 epochs
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from convnn_jax.attention import make_attention
 from convnn_jax.attention.base import sow_padding, wants_weights
@@ -23,14 +24,14 @@ class BranchingAttention(nn.Module):
   channels, and there is nothing to mix.
 
   Attributes:
-    first: spec of the attention on the first channels.
+    first: spec of the attention on the first channels; as published: ConvNN and softmax, of one head.
     second: spec of the attention on the others.
     ratio: share of the first, in [0, 1]; ratio * c is cut to a whole number.
     dtype: compute dtype.
   """
 
-  first: Mapping[str, Any]
-  second: Mapping[str, Any]
+  first: Mapping[str, Any] = FrozenDict(name="convnn", num_heads=1)
+  second: Mapping[str, Any] = FrozenDict(name="softmax", num_heads=1)
   ratio: float = 0.5
   dtype: Any = None
 

@@ -45,7 +45,10 @@ class Conv1dAttention(nn.Module):
     del grid
     no_context("conv1d", context)
     if bias is not None:
-      raise UserError("conv1d attention has no scores that a bias could be added to; use softmax or convnn.")
+      raise UserError(
+        "conv1d attention has no scores that a bias could be added to; use softmax or convnn, in Swin"
+        " model.shift='pad'."
+      )
     for quirk in self.quirks:
       if quirk not in QUIRKS:
         raise unknown_name("quirk", quirk, QUIRKS)

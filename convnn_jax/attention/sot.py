@@ -133,7 +133,7 @@ class SotAttention(nn.Module):
     if bias is not None:
       raise UserError(
         "sot attention has no scores that a bias could be added to: every token must be transported; use softmax or"
-        " convnn."
+        " convnn, in Swin model.shift='pad'."
       )
     if self.variant not in VARIANTS:
       raise unknown_name("variant", self.variant, VARIANTS)

@@ -83,8 +83,7 @@ def _cifar(classes, mean, std, archive_bytes):
     archives={f"cifar-{classes}-binary.tar.gz": archive_bytes},
     url="https://www.cs.toronto.edu",
     prepared_mb=140,
-    note="The server www.cs.toronto.edu is slow: reported at about 55 kB/s in 2026, nearly an "
-    "hour. With the archive from elsewhere use --manual_dir.",
+    note="The server www.cs.toronto.edu is slow: reported at about 55 kB/s in 2026, nearly an hour.",
   )
 
 

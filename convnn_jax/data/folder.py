@@ -44,12 +44,14 @@ def list_folder(path):
   """Lists the class folders below `path`; classes are the sorted folder names of train/.
 
   Raises:
-    UserError: `path` is empty or lacks a folder, a class folder has no image, or the test folder
+    UserError: `path` is empty, does not exist or lacks a folder, a class folder has no image, or the test folder
       has a class that the training folder lacks.
   """
   if not path:
     raise UserError(f"The data set 'folder' needs its path: set data.data_dir=PATH. {LAYOUT}")
   root = pathlib.Path(path).expanduser()
+  if not root.is_dir():
+    raise UserError(f"'{root}' is no folder: set data.data_dir=PATH to one that exists. {LAYOUT}")
   train_dir = root / "train"
   test_dir = next((root / name for name in TEST_NAMES if (root / name).is_dir()), None)
   if not train_dir.is_dir() or test_dir is None:

@@ -208,8 +208,8 @@ def _check_server(entry):
   except OSError as error:
     raise UserError(
       f"'{entry.name}' is not prepared and its server cannot be reached: {url.hostname} port {port}: "
-      f"{_one_line(error)}. Without network: copy {_names(entry.archives)} here and give the folder as "
-      f"--manual_dir=FOLDER. {entry.note}"
+      f"{_one_line(error)}. Without network: copy {_names(entry.archives)} into a folder of this "
+      f"machine and give it as --manual_dir=FOLDER. {entry.note}"
     ) from error
 
 

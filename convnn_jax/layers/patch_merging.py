@@ -33,7 +33,7 @@ class PatchMerging(nn.Module):
     if rows % 2 or columns % 2:
       raise UserError(
         f"A grid of {rows} x {columns} tokens cannot be halved; choose another data.image_size or patch_size, fewer"
-        " model.depths (stages), or model.padding='window'."
+        " model.depths (stages), or model.padding='window'; configs/swin_nano.py fits small images."
       )
     quads = x.reshape(b, rows // 2, 2, columns // 2, 2, c)
     # The published order: down the rows first, (0, 0), (1, 0), (0, 1), (1, 1).

@@ -165,9 +165,11 @@ def spread(index, values, length):
 
 def _check_count(num_neighbors, m):
   if not 1 <= num_neighbors <= m:
+    way_out = (
+      "a smaller num_neighbors, a smaller patch_size or a larger image" if num_neighbors > m else "1 or more"
+    )
     raise UserError(
-      f"num_neighbors={num_neighbors} must lie in [1, {m}], the number of candidate tokens; choose a smaller"
-      " num_neighbors, a smaller patch_size or a larger image."
+      f"num_neighbors={num_neighbors} must lie in [1, {m}], the number of candidate tokens; choose {way_out}."
     )
 
 

@@ -12,7 +12,7 @@ def _title(axis, text: str) -> None:
 
 
 def _heading(figure, text: str) -> None:
-  figure.suptitle(text, fontsize=10)
+  figure.suptitle(figures.wrap(figure, text, fontsize=10), fontsize=10)
 
 
 def heatmaps(captures, layers: list[Layer | None], image: int, heads: list[int], window: int, heading: str):
@@ -88,7 +88,9 @@ def histograms(captures, layers: list[Layer | None], image: int, heads: list[int
       axis.axvline(1 / m, color="black", ls="--", lw=1, label=f"1/n = {1 / m:.4g}")
       axis.set_yscale("log")
       axis.set_xlim(bins[0], bins[-1])
-      axis.tick_params(labelsize=7)
+      axis.tick_params(
+        labelsize=7, labelleft=column == min(c for c, of in enumerate(layers) if _has(of, head, 0))
+      )
       axis.set_xlabel("weight", fontsize=8)
       axis.set_ylabel("number of pairs", fontsize=8)
       axis.legend(fontsize=7)
@@ -147,7 +149,7 @@ def query_maps(captures, layers: list[Layer | None], image: int, heads: list[int
       figures.overlay(right, pixels, values, scale)
       figures.box(right, *token, _token_size(layer.grid, pixels))
       apart = prefix[column, head]
-      note = f", class token {apart.sum():.2f}" if len(apart) else ""
+      note = f"\nweight on the class token {apart.sum():.2f}" if len(apart) else ""
       _title(left, f"{capture.name}\n{layer.name}, head {head}{note}")
       _title(right, "over the image")
   _heading(figure, heading)

@@ -95,7 +95,12 @@ def capture(workdir: str, images: Sequence[int], step: int | str = "last") -> Ca
   found = traverse_util.flatten_dict(sown.get("intermediates", {}))
   layers = find_layers(found, len(images), pieces.info.image_shape)
   if not layers:
-    raise UserError(f"{folder}: the model '{config.model.name}' has no attention whose weights can be shown.")
+    attention = config.model.get("attention")
+    what = f"the model '{config.model.name}'" + (f" with '{attention.name}' attention" if attention else "")
+    raise UserError(
+      f"{folder}: {what} gives no attention weights to show; an attention sows them as 'attention_weights' of"
+      " 'intermediates' (CONTRIBUTING.md)."
+    )
   pooling = next(
     (np.asarray(v[-1], np.float32) for path, v in found.items() if path[-1] == "pooling_weights"), None
   )

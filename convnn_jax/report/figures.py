@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import textwrap
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,6 +27,11 @@ def save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
   """Writes a PNG; returns its path."""
   figure.savefig(path, dpi=DPI)
   return path
+
+
+def wrap(figure: Figure, text: str, *, fontsize: int) -> str:
+  """The text in lines that fit the width of a figure; a letter is about 0.6 of its size wide."""
+  return textwrap.fill(text, int(figure.get_figwidth() * 72 / (0.6 * fontsize)))
 
 
 def blank(axis, text: str = "") -> None:

@@ -11,6 +11,7 @@ import importlib
 import json
 import math
 import pathlib
+import re
 import typing
 from collections.abc import Mapping, Sequence
 
@@ -64,14 +65,18 @@ def override(config: ConfigDict, overrides: Sequence[str] = ()) -> ConfigDict:
   try:
     values(argv)
   except (flags.Error, ValueError, TypeError, SyntaxError) as error:
-    reason = " ".join(str(error).removeprefix("Flags parsing error:").split())
-    own = [
-      f"; it is {value!r} in the config"
-      for field, value in flatten(config.to_dict()).items()
-      if f"config.{field}=" in reason
-    ]
-    raise UserError(f"A config override has a value of the wrong kind: {reason}{''.join(own[:1])}") from error
+    raise UserError(_wrong_kind(config, str(error))) from error
   return values.config
+
+
+def _wrong_kind(config: ConfigDict, error: str) -> str:
+  """The message about an override that the flags' parser refuses, whose words are `error`."""
+  for field, value in flatten(config.to_dict()).items():
+    given = re.search(rf"--config\.{re.escape(field)}=(.*?)(?:: |$)", error)
+    if given and value is not None:
+      return f"config.{field}={given[1]!r} must be of type {type(value).__name__}, such as {value!r}."
+  reason = " ".join(error.removeprefix("Flags parsing error:").split())
+  return f"A config override has a value of the wrong kind: {reason}"
 
 
 def complete(config: ConfigDict) -> None:
@@ -152,6 +157,8 @@ def _fill(spec: ConfigDict, cls, kind: str, *, staged: bool = False) -> None:
         if value is not None:
           _check_kind(f"{field} of {kind} '{spec.name}'", given, value)
       continue
+    if isinstance(value, Mapping):  # the spec of a member inside the member
+      value = dict(value)
     if value is None:
       options = [t for t in typing.get_args(typing.get_type_hints(cls)[field]) if t is not type(None)]
       if not options or options[0] not in (int, float, str):

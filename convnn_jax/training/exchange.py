@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from convnn_jax import registry
 from convnn_jax.attention import attention_class
@@ -34,8 +34,8 @@ def exchange_members(config: dict, words: Sequence[str]) -> dict:
     path, new = word.removeprefix("--config.").split("=", 1)
     *parents, leaf, _ = path.split(".")
     here = _section(config, parents)
-    if (parents, leaf) == (["model"], "attention") and here.get(leaf) is None and _holds_attention(here):
-      here[leaf] = {}
+    if here.get(leaf) is None:
+      here.update(_default_member(here, parents, leaf))
     if path.split(".")[0] != "model" or not isinstance(here.get(leaf), dict):
       continue
     if here[leaf].get("name") == new:
@@ -54,8 +54,15 @@ def _section(config: dict, path: Sequence[str]) -> dict:
   return config
 
 
-def _holds_attention(model: dict) -> bool:
-  return "attention" in registry.spec_fields(model_class(model.get("name", "")))
+def _default_member(here: dict, parents: Sequence[str], leaf: str) -> dict:
+  """{leaf: spec} where `here` may hold a member that its config does not name; {} elsewhere."""
+  if parents == ["model"]:
+    holds = leaf == "attention" and leaf in registry.spec_fields(model_class(here.get("name", "")))
+    return {leaf: {}} if holds else {}
+  if parents[:2] == ["model", "attention"] and here:
+    default = registry.defaults(attention_class(here.get("name", ""))).get(leaf)
+    return {leaf: dict(default)} if isinstance(default, Mapping) else {}
+  return {}
 
 
 @contextlib.contextmanager

@@ -59,8 +59,9 @@ class RunRecord:
         )
       if row["skipped_in_a_row"] >= max_skipped:
         raise RunFailed(
-          f"Stopped at step {self.step}: the last {max_skipped} losses or gradients were not finite. The last"
-          " checkpoint is kept; a smaller optimizer.learning_rate, warm-up or clip_norm may help."
+          f"Stopped at step {self.step}: the last {max_skipped} losses or gradients were not finite."
+          " Checkpoints saved before are kept; a smaller optimizer.learning_rate, warm-up or clip_norm, in another"
+          " --workdir, may help."
         )
       if math.isfinite(row["loss"]):
         self.sums = [a + b for a, b in zip(self.sums, (row["loss"], row["top1"], 1.0), strict=True)]

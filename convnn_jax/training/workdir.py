@@ -109,7 +109,9 @@ def load_config(path: str, flag: str = "--workdir") -> tuple[epath.Path, ConfigD
     workdir = workdir.expanduser().resolve()
   saved = workdir / "config.json"
   if not saved.exists():
-    raise UserError(f"{flag}={path} holds no run (no config.json).{runs_beside(workdir)}")
+    raise UserError(
+      f"{flag}={path} holds no run (no config.json); train.py begins one.{runs_beside(workdir)}"
+    )
   return workdir, _read_config(saved)
 
 

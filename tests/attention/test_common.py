@@ -232,6 +232,7 @@ def test_attention_weights_are_sown_on_request(variant):
   _, module, variables, x = variant
   n = GRID.num_tokens
   _, sown = apply(module, variables, x, mutable=("intermediates",))
+  assert "attention_weights" in sown.get("intermediates", {}), "sow them, see CONTRIBUTING.md"
   (weights,) = sown["intermediates"]["attention_weights"]
   assert weights.ndim == 4
   assert (weights.shape[0], weights.shape[2], weights.shape[3]) == (8, n, n)

@@ -55,7 +55,7 @@ def test_no_network_is_said_at_once(fails, monkeypatch):
   monkeypatch.setattr(prepare.urllib.request, "getproxies", dict)
   err = fails("cifar100")
   assert "www.cs.toronto.edu port 443" in err
-  assert "copy cifar-100-binary.tar.gz here" in err
+  assert "copy cifar-100-binary.tar.gz into a folder of this machine" in err
   assert "--manual_dir=FOLDER" in err
 
 

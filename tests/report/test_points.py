@@ -83,7 +83,7 @@ def test_argument_other_files_and_equal_names(write):
     ("def sweep():\n  return [{'seed': 1}, {'seed': 1}]\n", [], "point 1 .* is there twice"),
     ("def sweep():\n  return [{'modle.depth': 1}]\n", [], "point 0 .*Did you mean 'model'"),
     ("def sweep():\n  return [{'model.deepth': {'a': 1}}]\n", [], "is not a section"),
-    ("def sweep():\n  return [{'seed': 'x'}]\n", [], "point 0 .*wrong kind"),
+    ("def sweep():\n  return [{'seed': 'x'}]\n", [], "point 0 .*must be of type int"),
     ("def sweep():\n  yield 1 / 0\n", [], "line 8: ZeroDivisionError"),
     ("def sweep():\n  return [{'seed': 1}]\n", ["--config.seed=2"], "--config.seed=2: sweep.. sets seed"),
   ],

@@ -68,6 +68,20 @@ def test_an_attention_inside_another_is_exchanged():
   assert "first" not in whole
 
 
+def test_an_attention_of_two_comes_in_by_its_name_alone():
+  word = "--config.model.attention.name=branching"
+  attention = config_lib.load(f"{K9}:digits", [word]).model.attention
+  assert (attention.first.name, attention.first.num_neighbors) == ("convnn", 9)
+  assert (attention.second.name, attention.second.qkv_bias) == ("softmax", False)
+  words = [
+    "--config.model.attention.second.num_neighbors=4",
+    word,
+    "--config.model.attention.second.name=knn",
+  ]
+  attention = config_lib.load(f"{K9}:digits", words).model.attention
+  assert (attention.first.name, attention.second.name, attention.second.num_neighbors) == ("convnn", "knn", 4)
+
+
 def test_a_model_without_attention_and_back():
   config = config_lib.load(f"{K9}:digits", ["--config.model.name=cnn", "--config.model.hidden_dim=16"])
   assert config.model.to_dict() == dict(
@@ -98,19 +112,15 @@ def test_a_model_without_attention_and_back():
     (f"{K9}:digits", ["--config.attention.k=1"], "Unknown field of config: 'attention'"),
     (f"{K9}:digits", ["--config.num_neighbors=4"], "Did you mean 'config.model.attention.num_neighbors'"),
     (f"{K9}:digits", ["--config.attention.name=knn"], "Did you mean 'config.model.attention.name'"),
-    (f"{K9}:digits", ["--config.batch_size=abc"], "wrong kind.*batch_size=abc.*it is 32 in the config"),
-    (f"{K9}:digits", ["--config.batch_size=1.5"], "wrong kind"),
+    (f"{K9}:digits", ["--config.batch_size=abc"], "config.batch_size='abc' must be of type int, such as 32"),
+    (f"{K9}:digits", ["--config.batch_size=1.5"], "batch_size='1.5' must be of type int"),
     (f"{K9}:digits", ["--config.seed"], "has no value"),
     (f"{K9}:digits", ["--config.seed.x=1"], "is a value, it has no field 'x'"),
     (f"{K9}:digits", ["--config.model=3"], "is a section; set one of its fields"),
     (f"{K9}:digits", ["--confg.seed=3"], "Unknown argument '--confg.seed=3'"),
     (f"{K9}:digits", ["--config.model.attention.name=sotfmax"], "Did you mean 'softmax'"),
-    (f"{K9}:digits", ["--config.model.attention.split_heads=maybe"], "wrong kind"),
-    (
-      f"{K9}:digits",
-      ["--config.model.attention.name=branching"],
-      "'branching' needs a value for first, second",
-    ),
+    (f"{K9}:digits", ["--config.model.attention.split_heads=maybe"], "'maybe' must be of type bool"),
+    (f"{K9}:digits", ["--config.optimizer.learning_rate=x"], "='x' must be of type float, such as 0.003"),
     (BRANCHING, ["--config.model.attention.first.name=knm"], "Did you mean 'knn'"),
     (BRANCHING, ["--config.model.attention.first.k=3"], "Unknown field of config.model.attention.first: 'k'"),
     (BRANCHING, ["--config.model.attention.first=knn"], "is a section"),
