@@ -73,6 +73,7 @@ class Group:
     cases: what is made of them.
     needs: a package without which the contenders named in `optional` are left out; "" = none.
     optional: names.
+    rounds: so many, none to warm up, where a step takes long; 0 = those of the command.
   """
 
   name: str
@@ -81,3 +82,4 @@ class Group:
   cases: tuple[Ratio | Figure, ...]
   needs: str = ""
   optional: tuple[str, ...] = ()
+  rounds: int = 0

@@ -107,16 +107,19 @@ class Worker:
     return line
 
 
-def interleave(contenders: dict[str, Contender], rounds: int, enough: float = 0.0) -> dict[str, list[float]]:
-  """Seconds of each contender's step in each round, after two rounds to warm up.
+def interleave(
+  contenders: dict[str, Contender], rounds: int, enough: float = 0.0, warm_up: int = WARM_UP
+) -> dict[str, list[float]]:
+  """Seconds of each contender's step in each round, after some rounds to warm up.
 
   Args:
     contenders: by name.
     rounds: how many at least.
     enough: with short steps rounds go on until these seconds are measured, or there are MOST_ROUNDS of them.
+    warm_up: rounds that are not counted.
   """
   seconds = {name: [] for name in contenders}
-  number, measured = -WARM_UP, 0.0
+  number, measured = -warm_up, 0.0
   while number < rounds or (number < MOST_ROUNDS and measured < enough):
     for name, contender in contenders.items():
       taken = _sample(contender)

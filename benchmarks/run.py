@@ -74,7 +74,8 @@ def run_group(group: Group, cases, rounds: int, enough: float = 0.0) -> list[dic
     possible = [case for case in cases if not left_out.keys() & set(case.needs)]
     timed = any(isinstance(case, Ratio) or case.unit == "images/s" for case in possible)
     nothing = {name: [] for name in contenders}
-    seconds = measure.interleave(contenders, rounds, enough) if timed else nothing
+    plan = dict(rounds=group.rounds, warm_up=0) if group.rounds else dict(rounds=rounds, enough=enough)
+    seconds = measure.interleave(contenders, **plan) if timed else nothing
     return [_row(case, contenders, seconds, left_out) for case in cases]
   finally:
     for contender in contenders.values():
@@ -146,7 +147,9 @@ def main() -> int:
   parser.add_argument(
     "--only", default="", help="figures (C5,M1), groups (ops_197) or headline; commas between"
   )
-  rounds_help = "after 2 to warm up; 0 = 7 to 49 until a group has 30 s of samples, 3 in the suite quick"
+  rounds_help = (
+    "after 2 to warm up (compiling: 3 and none); 0 = 7 to 49 until a group has 30 s, 3 in the suite quick"
+  )
   parser.add_argument("--rounds", type=int, default=0, help=rounds_help)
   parser.add_argument("--out", default="", help="JSON with every sample")
   parser.add_argument("--strict", action="store_true", help="exit code 1 if a target is missed")

@@ -2,8 +2,9 @@
 
 import pytest
 
-from benchmarks import measure
-from benchmarks.run import any_noisy, headline, markdown, wanted_cases
+from benchmarks import compiling, measure
+from benchmarks.cases import Group, Ratio
+from benchmarks.run import any_noisy, headline, markdown, run_group, wanted_cases
 from convnn_jax.errors import UserError
 
 
@@ -16,6 +17,9 @@ class Steps:
   def step(self):
     self.log.append(self.name)
     return self.seconds
+
+  def close(self):
+    pass
 
 
 @pytest.fixture
@@ -47,6 +51,22 @@ def test_a_sample_of_short_steps_is_the_mean_of_several(no_pause):
   seconds = measure.interleave(contenders, 3)
   assert seconds == {"ours": pytest.approx([0.03] * 3), "theirs": [0.2] * 3}
   assert log == (["ours"] * 4 + ["theirs"]) * (measure.WARM_UP + 3)
+
+
+def test_long_steps_have_rounds_of_their_own_without_warming_up(no_pause):
+  log = []
+  contenders = {name: lambda name=name: Steps(name, 1.0, log) for name in ("ours", "theirs")}
+  case = Ratio("C11", "time to compile", "ours", "theirs", 0.8)
+  (row,) = run_group(Group("compiling", ("cpu",), contenders, (case,), rounds=3), [case], 7, 30.0)
+  assert log == ["ours", "theirs"] * 3
+  assert (row["value"], row["samples_ms"]) == (1.0, {"ours": [1000.0] * 3, "theirs": [1000.0] * 3})
+
+
+@pytest.mark.slow
+def test_a_sample_of_compiling_is_what_the_process_prints():
+  with_one_block = ("--config.model.depth=1", "--config.model.width=48", "--config.data.image_size=32")
+  contender = compiling.Compilation(compiling.SOFTMAX, 2, *with_one_block)
+  assert 0.1 < contender.step() < 60
 
 
 @pytest.mark.parametrize(("seconds", "noisy"), [([1.0, 1.5, 9.0], False), ([1.0, 1.6, 1.7], True)])
