@@ -30,6 +30,9 @@ def _unit(x):
 
 def dot(query, key, scale):
   """<q, k> * scale."""
+  if query.dtype == wide(query):
+    # Queries are fewer numbers than scores, whose factors XLA's CPU backend reads from a matrix of their size.
+    return _inner(query * scale, key)
   return _inner(query, key) * scale
 
 

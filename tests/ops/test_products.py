@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from convnn_jax.ops.products import compare, mix_values
+from convnn_jax.ops.products import compare, mix_values, one_by_one
 
 # On both sides of the number of candidates from which on the gradient is made another way.
 CANDIDATES = (5, 130)
@@ -54,3 +54,22 @@ def test_bfloat16_gives_wide_scores_and_gradients_of_its_own_type(m):
   scores, backward = jax.vjp(lambda query, key: compare(query, key, jnp.float32), query, key)
   assert scores.dtype == jnp.float32
   assert [x.dtype for x in backward(scores)] == [jnp.bfloat16] * 2
+
+
+def test_what_makes_products_faster_changes_no_number():
+  x = arrays((2, 3, 4, 5))[0].at[0, 0, 0, 0].set(jnp.inf).at[0, 1, 2].set(-jnp.inf)
+  same, tangent = jax.jvp(one_by_one, (x,), (2 * jnp.ones_like(x),))
+  np.testing.assert_array_equal(same, x)
+  np.testing.assert_array_equal(tangent, 2 * np.ones(x.shape))
+  np.testing.assert_array_equal(jax.grad(lambda x: (3 * one_by_one(x)).sum())(jnp.ones((1, 1, 2, 2))), 3.0)
+  assert one_by_one(jnp.zeros((1, 2, 3, 0))).shape == (1, 2, 3, 0)
+
+
+@pytest.mark.parametrize("m", CANDIDATES)
+def test_nan_never_disappears(m):
+  query, key = arrays((1, 3, 2, 4), (1, m, 2, 4))
+  scores = jax.jit(compare, static_argnums=2)(query.at[0, 1].set(jnp.nan), key, jnp.float32)
+  assert np.isnan(scores[:, :, 1]).all()
+  assert np.isfinite(scores[:, :, [0, 2]]).all()
+  scores = jax.jit(compare, static_argnums=2)(query, key.at[0, 1].set(jnp.nan), jnp.float32)
+  assert np.isnan(scores[..., 1]).all()
