@@ -8,6 +8,7 @@ while others run.
 
 import os
 import platform
+import random
 import re
 import statistics
 import subprocess
@@ -112,6 +113,8 @@ def interleave(
 ) -> dict[str, list[float]]:
   """Seconds of each contender's step in each round, after some rounds to warm up.
 
+  Each round has an order of its own, the same in every run: what a step finds in the caches is up to the one before.
+
   Args:
     contenders: by name.
     rounds: how many at least.
@@ -119,10 +122,11 @@ def interleave(
     warm_up: rounds that are not counted.
   """
   seconds = {name: [] for name in contenders}
+  shuffle = random.Random(0)
   number, measured = -warm_up, 0.0
   while number < rounds or (number < MOST_ROUNDS and measured < enough):
-    for name, contender in contenders.items():
-      taken = _sample(contender)
+    for name in shuffle.sample(list(contenders), len(contenders)):
+      taken = _sample(contenders[name])
       time.sleep(_PAUSE)
       if number >= 0:
         seconds[name].append(sum(taken) / len(taken))

@@ -15,10 +15,14 @@ from jax import lax
 _FEW = 128
 
 
-def compare(query: jax.Array, key: jax.Array, dtype) -> jax.Array:
-  """<q, k> of query [b n h d] and key [b m h d]: [b h n m] of `dtype`, in full precision."""
-  product = _scores if jax.default_backend() == "cpu" else _plain_scores
-  return product(jnp.swapaxes(query, 1, 2), jnp.swapaxes(key, 1, 2), dtype)
+def compare(query: jax.Array, key: jax.Array, dtype, scale: float = 1.0) -> jax.Array:
+  """<q, k> * scale of query [b n h d] and key [b m h d]: [b h n m] of `dtype`, in full precision."""
+  query, key = jnp.swapaxes(query, 1, 2), jnp.swapaxes(key, 1, 2)
+  if jax.default_backend() != "cpu":
+    return _plain_scores(query, key, dtype) * scale
+  if query.dtype == dtype and isinstance(scale, int | float):
+    return _scores(query, key, dtype, scale)
+  return _scores(query, key, dtype, 1.0) * scale
 
 
 def mix_values(weights: jax.Array, value: jax.Array) -> jax.Array:
@@ -52,21 +56,22 @@ def _same_tangent(primals, tangents):
   return one_by_one(*primals), *tangents
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _scores(query, key, dtype):
-  return one_by_one(_plain_scores(query, key, dtype))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _scores(query, key, dtype, scale):
+  # Queries are fewer numbers than scores, whose factors the backend reads from a matrix of their size.
+  return one_by_one(_plain_scores(query * scale, key, dtype))
 
 
-def _scores_forward(query, key, dtype):
-  return _scores(query, key, dtype), (query, key)
+def _scores_forward(query, key, dtype, scale):
+  return _scores(query, key, dtype, scale), (query, key)
 
 
-def _scores_backward(dtype, kept, gradient):
+def _scores_backward(dtype, scale, kept, gradient):
   del dtype
   query, key = kept
-  into_query = one_by_one(jnp.einsum("bhnm,bhmd->bhnd", gradient, key, precision="highest"))
-  into_key = _sum_over_queries(gradient, query, precision="highest")
-  return into_query.astype(query.dtype), into_key.astype(key.dtype)
+  into_scaled = one_by_one(jnp.einsum("bhnm,bhmd->bhnd", gradient, key, precision="highest"))
+  into_key = _sum_over_queries(gradient, query * scale, precision="highest")
+  return (into_scaled * scale).astype(query.dtype), into_key.astype(key.dtype)
 
 
 _scores.defvjp(_scores_forward, _scores_backward)

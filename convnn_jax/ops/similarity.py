@@ -18,10 +18,6 @@ def wide(x) -> jnp.dtype:
   return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def _inner(query, key):
-  return compare(query, key, wide(query))
-
-
 def _unit(x):
   """x / max(|x|, 1e-12) along the last axis, with a finite gradient at x = 0."""
   x = x.astype(wide(x))
@@ -30,16 +26,13 @@ def _unit(x):
 
 def dot(query, key, scale):
   """<q, k> * scale."""
-  if query.dtype == wide(query):
-    # Queries are fewer numbers than scores, whose factors XLA's CPU backend reads from a matrix of their size.
-    return _inner(query * scale, key)
-  return _inner(query, key) * scale
+  return compare(query, key, wide(query), scale)
 
 
 def cosine(query, key, scale):
   """<q, k> / (|q| |k|); `scale` has no part in it."""
   del scale
-  return _inner(_unit(query), _unit(key))
+  return dot(_unit(query), _unit(key), 1.0)
 
 
 def euclidean(query, key, scale):
@@ -52,7 +45,7 @@ def euclidean(query, key, scale):
   query, key = query.astype(wide(query)), key.astype(wide(key))
   square = lambda x: jnp.moveaxis(jnp.sum(x * x, axis=-1), -1, 1)  # [b n h d] -> [b h n]
   norms = square(query)[..., :, None] + square(key)[..., None, :]
-  squared = norms - 2 * _inner(query, key)
+  squared = norms - 2 * dot(query, key, 1.0)
   apart = squared > 4 * jnp.finfo(squared.dtype).eps * lax.stop_gradient(norms)
   # The inner `where` keeps the gradient of sqrt finite in the branch that is not taken.
   return jnp.where(apart, -jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)

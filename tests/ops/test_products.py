@@ -16,17 +16,19 @@ def arrays(*shapes):
   return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
 
 
+@pytest.mark.parametrize("word", ["number", "array"])
 @pytest.mark.parametrize("m", CANDIDATES)
-def test_scores_and_their_gradients(m):
+def test_scores_and_their_gradients(m, word):
   b, n, h, d = 2, 3, 2, 4
   query, key, into = arrays((b, n, h, d), (b, m, h, d), (b, h, n, m))
-  scores, backward = jax.vjp(lambda query, key: compare(query, key, jnp.float32), query, key)
+  scale = 0.3 if word == "number" else jnp.array(0.3)
+  scores, backward = jax.vjp(lambda query, key: compare(query, key, jnp.float32, scale), query, key)
   expected, into_query, into_key = np.zeros((b, h, n, m)), np.zeros(query.shape), np.zeros(key.shape)
   for at in np.ndindex(b, h, n, m):
     batch, head, i, j = at
-    expected[at] = np.dot(query[batch, i, head], key[batch, j, head])
-    into_query[batch, i, head] += into[at] * np.asarray(key[batch, j, head])
-    into_key[batch, j, head] += into[at] * np.asarray(query[batch, i, head])
+    expected[at] = 0.3 * np.dot(query[batch, i, head], key[batch, j, head])
+    into_query[batch, i, head] += 0.3 * into[at] * np.asarray(key[batch, j, head])
+    into_key[batch, j, head] += 0.3 * into[at] * np.asarray(query[batch, i, head])
   np.testing.assert_allclose(scores, expected, atol=1e-5)
   for mine, loop in zip(backward(into), (into_query, into_key), strict=True):
     np.testing.assert_allclose(mine, loop, atol=1e-4)
@@ -73,3 +75,9 @@ def test_nan_never_disappears(m):
   assert np.isfinite(scores[:, :, [0, 2]]).all()
   scores = jax.jit(compare, static_argnums=2)(query, key.at[0, 1].set(jnp.nan), jnp.float32)
   assert np.isnan(scores[..., 1]).all()
+
+
+def test_a_factor_in_an_array_has_a_gradient():
+  query, key = arrays((1, 3, 2, 4), (1, 5, 2, 4))
+  gradient = jax.grad(lambda scale: compare(query, key, jnp.float32, scale).sum())(0.3)
+  np.testing.assert_allclose(gradient, compare(query, key, jnp.float32).sum(), rtol=1e-5)

@@ -154,3 +154,9 @@ def test_memory_of_neighbour_attention_is_flat_in_k_and_that_of_softmax_at_most(
   few, many = (temp_bytes(ops.convnn, jax.numpy.ones((k, shape[-1]))) for k in (4, 25))
   assert many <= 1.25 * few
   assert many <= temp_bytes(ops.dense)
+
+
+def test_neighbour_attention_keeps_a_weight_and_a_place_for_each_neighbour():
+  (figure,) = (case for case in ops.OPS_197.cases if case.id == "M3")
+  (name,) = figure.needs
+  assert figure.value({name: ops.OPS_197.contenders[name]()}, {}) <= 1
