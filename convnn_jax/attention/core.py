@@ -2,10 +2,11 @@
 
 import jax
 
+from convnn_jax.attention.base import wants_weights
 from convnn_jax.errors import UserError
 from convnn_jax.layers.dense import split_dense
 from convnn_jax.layers.dropout import Dropout
-from convnn_jax.ops.products import mix_values
+from convnn_jax.ops.products import mix_softmax, mix_values
 
 
 def attend(module, scores, value, *, train: bool, dropout_rate: float | None = None):
@@ -21,6 +22,8 @@ def attend(module, scores, value, *, train: bool, dropout_rate: float | None = N
   Returns:
     [b n h d].
   """
+  if not (train or wants_weights(module)):
+    return mix_softmax(scores, value)
   module.sow("intermediates", "attention_scores", scores)
   return mix(module, jax.nn.softmax(scores, axis=-1), value, train=train, dropout_rate=dropout_rate)
 

@@ -35,7 +35,8 @@ def split_dense(
 ) -> dict[str, jax.Array]:
   """[... c] -> [... heads depth] for each name: projections into heads, such as query, key and value.
 
-  Those that read the same array are computed as one product, whose gradient reads it once too (docs/speed.md).
+  Those that read the same array are computed as one product, whose gradient reads it once too; on CPUs only where there
+  is a gradient (docs/speed.md).
 
   Args:
     tokens: name of the projection -> what it reads, of one shape for the same array.
@@ -89,7 +90,12 @@ def _project(x, params, dtype):
   """x [... c] with kernels [c h d] and biases [h d] or None: a list of [... h d]."""
   kernels, biases = zip(*params, strict=True)
   x, *kernels = promote_dtype(x, *kernels, dtype=dtype)
-  # Side by side within a head: kernels cut over devices by heads stay so.
+  form = _one_by_one if jax.default_backend() == "cpu" and len(kernels) > 1 else _side_by_side
+  return form(x, kernels, list(biases))
+
+
+def _side_by_side(x, kernels, biases):
+  """As one product; side by side within a head, so that kernels cut over devices by heads stay so."""
   y = product(x, jnp.stack(kernels, axis=-2), (((x.ndim - 1,), (0,)), ((), ())))
   if any(bias is not None for bias in biases):
     columns = [
@@ -99,6 +105,23 @@ def _project(x, params, dtype):
     y = add_to_each(y, jnp.stack(columns, axis=-2))
   # Indices would have gradients that are padded and added up; those of a split are put side by side.
   return [jnp.squeeze(part, -2) for part in lax.split(y, (1,) * len(kernels), axis=y.ndim - 2)]
+
+
+@jax.custom_vjp
+def _one_by_one(x, kernels, biases):
+  """The same where no gradient is wanted: no kernels to put side by side, and results that lie in one piece each."""
+  return [_side_by_side(x, [k], [b])[0] for k, b in zip(kernels, biases, strict=True)]
+
+
+def _one_by_one_forward(x, kernels, biases):
+  return jax.vjp(_side_by_side, x, kernels, biases)
+
+
+def _one_by_one_backward(backward, gradients):
+  return backward(gradients)
+
+
+_one_by_one.defvjp(_one_by_one_forward, _one_by_one_backward)
 
 
 def add_to_each(x, values):

@@ -31,6 +31,19 @@ def mix_values(weights: jax.Array, value: jax.Array) -> jax.Array:
   return jnp.swapaxes(product(weights, jnp.swapaxes(value, 1, 2)), 1, 2)
 
 
+def mix_softmax(scores: jax.Array, value: jax.Array) -> jax.Array:
+  """softmax(scores) times value, of scores [b h n m] and value [b m h d]: [b n h d].
+
+  On CPUs rows are divided by their sums at the end, as n d numbers and not n m, and all is one kernel. For what needs
+  no gradient: that one would be larger.
+  """
+  if jax.default_backend() != "cpu":
+    return mix_values(jax.nn.softmax(scores, axis=-1).astype(value.dtype), value)
+  weights = jnp.exp(scores - lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+  mixed = _plain_mix(weights.astype(value.dtype), jnp.swapaxes(value, 1, 2))
+  return jnp.swapaxes(mixed / jnp.sum(weights, axis=-1, keepdims=True), 1, 2).astype(value.dtype)
+
+
 def _plain_scores(query, key, dtype):
   return jnp.einsum("bhnd,bhmd->bhnm", query, key, precision="highest", preferred_element_type=dtype)
 

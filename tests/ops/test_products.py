@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from convnn_jax.ops.products import compare, mix_values, one_by_one
+from convnn_jax.ops.products import compare, mix_softmax, mix_values, one_by_one
 
 # On both sides of the number of candidates from which on the gradient is made another way.
 CANDIDATES = (5, 130)
@@ -81,3 +81,16 @@ def test_a_factor_in_an_array_has_a_gradient():
   query, key = arrays((1, 3, 2, 4), (1, 5, 2, 4))
   gradient = jax.grad(lambda scale: compare(query, key, jnp.float32, scale).sum())(0.3)
   np.testing.assert_allclose(gradient, compare(query, key, jnp.float32).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("m", CANDIDATES)
+def test_softmax_divided_at_the_end(m):
+  scores, value = arrays((2, 3, 4, m), (2, m, 3, 5))
+  scores = 40 * scores.at[0, 0, 0].set(jnp.finfo(jnp.float32).min).at[..., 1].set(-jnp.inf)
+  separate = lambda scores, value: mix_values(jax.nn.softmax(scores, axis=-1), value)
+  into = arrays((2, 4, 3, 5))[0]
+  for mine, other in zip(*(jax.vjp(f, scores, value) for f in (mix_softmax, separate)), strict=True):
+    if callable(mine):
+      mine, other = mine(into), other(into)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), mine, other)
+  assert mix_softmax(scores, value.astype(jnp.bfloat16)).dtype == jnp.bfloat16
