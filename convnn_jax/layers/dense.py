@@ -90,11 +90,11 @@ def _project(x, params, dtype):
   """x [... c] with kernels [c h d] and biases [h d] or None: a list of [... h d]."""
   kernels, biases = zip(*params, strict=True)
   x, *kernels = promote_dtype(x, *kernels, dtype=dtype)
-  form = _one_by_one if jax.default_backend() == "cpu" and len(kernels) > 1 else _side_by_side
+  form = _apart if jax.default_backend() == "cpu" and len(kernels) > 1 else _together
   return form(x, kernels, list(biases))
 
 
-def _side_by_side(x, kernels, biases):
+def _together(x, kernels, biases):
   """As one product; side by side within a head, so that kernels cut over devices by heads stay so."""
   y = product(x, jnp.stack(kernels, axis=-2), (((x.ndim - 1,), (0,)), ((), ())))
   if any(bias is not None for bias in biases):
@@ -108,20 +108,20 @@ def _side_by_side(x, kernels, biases):
 
 
 @jax.custom_vjp
-def _one_by_one(x, kernels, biases):
+def _apart(x, kernels, biases):
   """The same where no gradient is wanted: no kernels to put side by side, and results that lie in one piece each."""
-  return [_side_by_side(x, [k], [b])[0] for k, b in zip(kernels, biases, strict=True)]
+  return [_together(x, [k], [b])[0] for k, b in zip(kernels, biases, strict=True)]
 
 
-def _one_by_one_forward(x, kernels, biases):
-  return jax.vjp(_side_by_side, x, kernels, biases)
+def _apart_forward(x, kernels, biases):
+  return jax.vjp(_together, x, kernels, biases)
 
 
-def _one_by_one_backward(backward, gradients):
+def _apart_backward(backward, gradients):
   return backward(gradients)
 
 
-_one_by_one.defvjp(_one_by_one_forward, _one_by_one_backward)
+_apart.defvjp(_apart_forward, _apart_backward)
 
 
 def add_to_each(x, values):
