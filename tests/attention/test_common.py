@@ -231,7 +231,10 @@ class _Blocks(nn.Module):
 def test_attention_weights_are_sown_on_request(variant):
   _, module, variables, x = variant
   n = GRID.num_tokens
-  _, sown = apply(module, variables, x, mutable=("intermediates",))
+  output, sown = apply(module, variables, x, mutable=("intermediates",))
+  np.testing.assert_allclose(
+    output, apply(module, variables, x), atol=1e-5, err_msg="weights change the output"
+  )
   assert "attention_weights" in sown.get("intermediates", {}), "sow them, see CONTRIBUTING.md"
   (weights,) = sown["intermediates"]["attention_weights"]
   assert weights.ndim == 4
