@@ -4,7 +4,9 @@
     python -m convnn_jax.report.table --workdir=runs --published=convnn --out=reports/table
 
 A --workdir that is no run stands for all finished runs below it. Runs whose configs differ in the seed only are one
-row. --published=NAME adds docs/published/NAME.csv with our figures beside each row; NAME may also be a path.
+row; other fields in which rows differ stand below. FLOPs are those of the matrix products and convolutions of a forward
+pass as they are computed, masked pairs too. --published=NAME adds docs/published/NAME.csv with our figures beside each
+row; NAME may also be a path.
 """
 
 import csv
@@ -43,6 +45,9 @@ COLUMNS = (
   Column("device", "device"),
   Column("commit", "commit"),
 )
+_SHOWN = ("seed", "data.data_dir", "data.name", "model.name", "model.attention.name", "num_epochs")
+_OTHER_FIELDS = "Other fields of the config in which the rows differ:"
+
 PUBLISHED_COLUMNS = (
   Column("study", "study"),
   Column("model", "model"),
@@ -69,7 +74,9 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument(
     "--matching", action="store_true", help="of the published rows only those that we have run"
   )
-  parser.add_argument("--out", default="", help="new folder for table.md, table.csv; default: print only")
+  parser.add_argument(
+    "--out", default="", help="new folder for table.md, table.csv and more; default: print only"
+  )
   args = parser.parse_args(argv)
   damaged: list[str] = []
   groups = group(find_runs(args.workdir, damaged))
@@ -83,10 +90,15 @@ def main(argv: Sequence[str]) -> None:
   ]
   folder = fresh_folder(args.out, args.out) if args.out else None
   say(markdown(COLUMNS, rows))
+  fields, differences = other_fields(groups, rows)
+  if differences:
+    say(f"\n{_OTHER_FIELDS}\n\n{markdown(fields, differences)}")
   for name, table in beside.items():
     say(f"\n{name}, as published\n\n{markdown(PUBLISHED_COLUMNS, table)}")
   if folder:
     write_table(folder, "table", COLUMNS, rows, "Mean and sample standard deviation (sd) over seeds.")
+    if differences:
+      write_table(folder, "differences", fields, differences, _OTHER_FIELDS)
     for name, table in beside.items():
       write_table(folder, f"published-{pathlib.Path(name).stem}", PUBLISHED_COLUMNS, table)
     say(f"\nwritten to {folder}")
@@ -192,6 +204,24 @@ def row(runs, published: Sequence[dict] = ()) -> dict:
   matching = [p["best_top1"] for p in published if matches(p["match"], config, first)]
   values["published"] = "; ".join(dict.fromkeys(matching)) or None
   return values
+
+
+def other_fields(groups, rows: Sequence[Mapping]) -> tuple[list[Column], list[dict]]:
+  """Columns, a field and one per group, and a line for each field that groups have with different values.
+
+  So that nobody takes rows for like with like: a field that only one of two attentions has is no difference.
+  """
+  names = [row["run"] for row in rows]
+  alone = lambda name: names.count(name) == 1 and name != "field"
+  names = [name if alone(name) else f"{name} ({number})" for number, name in enumerate(names, 1)]
+  configs = {name: runs[0][1] for name, runs in zip(names, groups, strict=True)}
+  lines = []
+  for field in dict.fromkeys(field for config in configs.values() for field in config):
+    values = {name: str(config[field]) for name, config in configs.items() if config.get(field) is not None}
+    given = {repr(config[field]) for config in configs.values() if field in config}
+    if field not in _SHOWN and len(given) > 1:
+      lines.append({"field": field, **values})
+  return [Column(name, name) for name in ("field", *names)], lines
 
 
 def _common_name(path: pathlib.Path) -> str:

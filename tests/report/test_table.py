@@ -46,6 +46,23 @@ def test_seeds_are_one_row(run, tmp_path):
   assert (second["run"], second["seeds"], second["test_top1_sd"]) == ("b", 1, None)
 
 
+def test_fields_in_which_rows_differ_stand_below(run, small_config, tmp_path, capsys):
+  run("a", "--config.model.attention.num_heads=1")
+  words = ("--config.model.attention.num_heads=2", "--config.model.patch_size=4", "--config.num_epochs=3")
+  other = small_config(*words, attention="neighborhood")
+  (run("b") / "config.json").write_text(config_lib.to_json(other))
+  table.main([f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}"])
+  assert "| model.attention.num_heads | 1     | 2    |" in capsys.readouterr().out
+  # Not the fields that one of the two attentions has, nor those of the table's own columns.
+  rows = csv.DictReader((tmp_path / "out" / "differences.csv").read_text().splitlines())
+  assert {row["field"]: (row["a"], row["b"]) for row in rows} == {
+    "model.attention.num_heads": ("1", "2"),
+    "model.attention.out_bias": ("False", "True"),
+  }
+  table.main([f"--workdir={tmp_path / 'runs' / 'a'}"])
+  assert "Other fields" not in capsys.readouterr().out
+
+
 def test_published_rows_stand_beside_ours(run, tmp_path, capsys):
   folder = run("mine", "--config.optimizer.learning_rate=0.5")
   published = tmp_path / "notes.csv"
