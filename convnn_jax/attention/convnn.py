@@ -34,7 +34,7 @@ from convnn_jax.layers.random_keys import random_key
 from convnn_jax.ops import neighbors, selection
 from convnn_jax.ops.candidates import random_candidates, spatial_candidates, spatial_grid_candidates
 from convnn_jax.ops.neighbor_attention import neighbor_attention
-from convnn_jax.ops.similarity import similarity
+from convnn_jax.ops.similarity import similarity_to_select
 
 
 class ConvNNAttention(nn.Module):
@@ -126,7 +126,7 @@ class ConvNNAttention(nn.Module):
     if self.implementation == "pallas" and bias is None and not wants_weights(self):
       convolve = self._in_one_pass(query, key, value, d**-0.5)
     else:
-      scores = similarity(query, key, kind=self.similarity, scale=d**-0.5)  # [b h n m]
+      scores = similarity_to_select(query, key, kind=self.similarity, scale=d**-0.5)  # [b h n m]
       if bias is not None:
         full = jnp.broadcast_to(bias, (*scores.shape[:-1], m))
         scores = scores + (full if chosen is None else jnp.take(full, chosen, axis=-1))

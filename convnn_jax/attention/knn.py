@@ -13,7 +13,7 @@ from convnn_jax.attention.base import head_width
 from convnn_jax.attention.core import attend, project_qkv
 from convnn_jax.layers.dense import merge_dense
 from convnn_jax.ops.selection import keep_neighbors
-from convnn_jax.ops.similarity import similarity
+from convnn_jax.ops.similarity import similarity_to_select
 
 
 class KnnAttention(nn.Module):
@@ -45,7 +45,7 @@ class KnnAttention(nn.Module):
     d = head_width(c, self.num_heads)
     source = x if context is None else context
     query, key, value = project_qkv(self, x, source, d, bias=self.qkv_bias)
-    scores = similarity(query, key, kind="dot", scale=self.scale or d**-0.5)  # [b h n m]
+    scores = similarity_to_select(query, key, kind="dot", scale=self.scale or d**-0.5)  # [b h n m]
     if bias is not None:
       scores = scores + bias
     scores = jnp.where(keep_neighbors(scores, self.num_neighbors), scores, -jnp.inf)

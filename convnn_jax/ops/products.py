@@ -37,10 +37,13 @@ def mix_softmax(scores: jax.Array, value: jax.Array) -> jax.Array:
   On CPUs rows are divided by their sums at the end, as n d numbers and not n m, and all is one kernel. For what needs
   no gradient: that one would be larger.
   """
-  if jax.default_backend() != "cpu":
+  if jax.default_backend() != "cpu" or not scores.size:
     return mix_values(jax.nn.softmax(scores, axis=-1).astype(value.dtype), value)
   weights = jnp.exp(scores - lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
-  mixed = _plain_mix(weights.astype(value.dtype), jnp.swapaxes(value, 1, 2))
+  # Not yet divided, many values may be too large a sum for float16.
+  mixed = _plain_mix(
+    weights.astype(value.dtype), jnp.swapaxes(value, 1, 2), preferred_element_type=scores.dtype
+  )
   return jnp.swapaxes(mixed / jnp.sum(weights, axis=-1, keepdims=True), 1, 2).astype(value.dtype)
 
 
@@ -48,13 +51,13 @@ def _plain_scores(query, key, dtype):
   return jnp.einsum("bhnd,bhmd->bhnm", query, key, precision="highest", preferred_element_type=dtype)
 
 
-def _plain_mix(weights, value):
-  return jnp.einsum("bhnm,bhmd->bhnd", weights, value)
+def _plain_mix(weights, value, **options):
+  return jnp.einsum("bhnm,bhmd->bhnd", weights, value, **options)
 
 
 @jax.custom_jvp
 def one_by_one(products):
-  """What it is given, [b h . .]: nothing is larger than the maximum of its row.
+  """What it is given, [b h . .], as nothing is larger than the maximum of its row; a NaN fills its row.
 
   XLA's CPU backend has two ways to compute a batch of products. The one that it takes where a reduction follows, each
   product on its own, takes half to two thirds of the time of the other (jax 0.10.2, docs/speed.md).
@@ -102,7 +105,8 @@ def _mix_forward(weights, value):
 def _mix_backward(kept, gradient):
   weights, value = kept
   into_weights = one_by_one(jnp.einsum("bhnd,bhmd->bhnm", gradient, value))
-  return into_weights, _sum_over_queries(weights, gradient)
+  into_value = _sum_over_queries(weights, gradient)
+  return into_weights.astype(weights.dtype), into_value.astype(value.dtype)
 
 
 _mix.defvjp(_mix_forward, _mix_backward)

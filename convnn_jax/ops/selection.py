@@ -155,9 +155,10 @@ def spread_by_scatter(index, values, length):
     row = lambda d, i, v: d.at[i].set(v, mode="promise_in_bounds")
     return functools.reduce(lambda f, _: jax.vmap(f), range(index.ndim - 1), row)(dense, *rank), None
 
-  # A zero that depends on the values: the compiler would make plain ones at the begin of the program, and keep them
-  # beside the scores.
-  zeros = jnp.broadcast_to(jnp.minimum(jnp.abs(values[..., :1]), 0), (*index.shape[:-1], length))
+  # Zeros that depend on an input: the compiler would make plain ones at the begin of the program, and keep them beside
+  # the scores.
+  zeros = jnp.minimum(index[..., :1], 0).astype(values.dtype)
+  zeros = jnp.broadcast_to(zeros, (*index.shape[:-1], length))
   return lax.scan(put, zeros, (jnp.moveaxis(index, -1, 0), jnp.moveaxis(values, -1, 0)))[0]
 
 

@@ -46,9 +46,9 @@ def euclidean(query, key, scale):
   square = lambda x: jnp.moveaxis(jnp.sum(x * x, axis=-1), -1, 1)  # [b n h d] -> [b h n]
   norms = square(query)[..., :, None] + square(key)[..., None, :]
   squared = norms - 2 * dot(query, key, 1.0)
-  apart = squared > 4 * jnp.finfo(squared.dtype).eps * lax.stop_gradient(norms)
+  same = squared <= 4 * jnp.finfo(squared.dtype).eps * lax.stop_gradient(norms)  # not of NaN, which stays NaN
   # The inner `where` keeps the gradient of sqrt finite in the branch that is not taken.
-  return jnp.where(apart, -jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
+  return jnp.where(same, 0.0, -jnp.sqrt(jnp.where(same, 1.0, squared)))
 
 
 SIMILARITIES = {"dot": dot, "cosine": cosine, "euclidean": euclidean}
@@ -66,10 +66,19 @@ def similarity(query: jax.Array, key: jax.Array, *, kind: str = "dot", scale: fl
     scale: factor of the dot product, usually d ** -0.5.
 
   Returns:
-    [b h n m], larger = nearer, float32 or wider.
+    [b h n m], larger = nearer, float32 or wider. On CPUs a NaN fills its row.
 
   Raises:
     UserError: unknown kind.
   """
   check_shapes("query: b n h d; key: b m h d", query=query, key=key)
   return choose("similarity", kind, SIMILARITIES)(query, key, scale)
+
+
+def similarity_to_select(query: jax.Array, key: jax.Array, *, kind: str = "dot", scale: float = 1.0):
+  """The same, for selections, which hide what is NaN: a NaN in a key is one for every query, and for that key only."""
+  missing = jnp.isnan(key)
+  scores = similarity(query, jnp.where(missing, 0, key), kind=kind, scale=scale)
+  return (
+    scores + jnp.where(jnp.moveaxis(missing.any(-1), -1, 1), jnp.nan, 0).astype(scores.dtype)[..., None, :]
+  )

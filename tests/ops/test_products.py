@@ -84,6 +84,15 @@ def test_a_factor_in_an_array_has_a_gradient():
 
 
 @pytest.mark.parametrize("m", CANDIDATES)
+def test_gradients_have_the_types_of_their_inputs(m):
+  weights, value = arrays((1, 2, 3, m), (1, m, 2, 4))
+  for types in ((jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float16)):
+    inputs = weights.astype(types[0]), value.astype(types[1])
+    mixed, backward = jax.vjp(mix_values, *inputs)
+    assert tuple(x.dtype for x in backward(mixed)) == types
+
+
+@pytest.mark.parametrize("m", CANDIDATES)
 def test_softmax_divided_at_the_end(m):
   scores, value = arrays((2, 3, 4, m), (2, m, 3, 5))
   scores = 40 * scores.at[0, 0, 0].set(jnp.finfo(jnp.float32).min).at[..., 1].set(-jnp.inf)
@@ -94,3 +103,14 @@ def test_softmax_divided_at_the_end(m):
       mine, other = mine(into), other(into)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), mine, other)
   assert mix_softmax(scores, value.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_softmax_divided_at_the_end_is_no_sum_too_large_for_float16():
+  mixed = mix_softmax(jnp.zeros((1, 1, 2, 5000)), jnp.full((1, 5000, 1, 3), 20, jnp.float16))
+  np.testing.assert_allclose(mixed, 20, rtol=1e-2)
+
+
+def test_softmax_of_no_candidates_is_zero():
+  np.testing.assert_array_equal(
+    mix_softmax(jnp.zeros((1, 2, 3, 0)), jnp.zeros((1, 0, 2, 4))), np.zeros((1, 3, 2, 4))
+  )

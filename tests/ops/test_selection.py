@@ -101,6 +101,16 @@ def test_spread(spread):
   index, values = np.array([[[[1, 0], [2, 4]]]]), np.array([[[[5.0, 6.0], [7.0, 8.0]]]], np.float32)
   np.testing.assert_array_equal(spread(index, values, 5)[0, 0], [[6, 5, 0, 0, 0], [0, 0, 7, 0, 8]])
 
+  values[..., 0, 0] = np.nan  # stays where it is put
+  np.testing.assert_array_equal(spread(index, values, 5)[0, 0], [[6, np.nan, 0, 0, 0], [0, 0, 7, 0, 8]])
+
+
+def test_second_derivatives_are_those_of_the_chosen_even_where_the_first_are_zero():
+  target = jnp.array([[[[3.0, 2.0]]]])
+  loss = lambda s: 0.5 * jnp.sum((select_neighbors(s, 2)[0] - target) ** 2)
+  hessian = jax.jacrev(jax.grad(loss))(jnp.array([[[[3.0, 1.0, 2.0, 0.0]]]]))
+  np.testing.assert_array_equal(hessian.reshape(4, 4), np.diag([1.0, 0, 1, 0]))
+
 
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_map_over_a_new_axis(method):
