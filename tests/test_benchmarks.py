@@ -1,10 +1,21 @@
 """How contenders are timed side by side, and what is said of it."""
 
+import os
+from concurrent.futures.process import BrokenProcessPool
+
 import pytest
 
 from benchmarks import compiling, measure
 from benchmarks.cases import Group, Ratio
-from benchmarks.run import any_noisy, headline, markdown, run_group, wanted_cases
+from benchmarks.run import (
+  any_noisy,
+  headline,
+  in_new_process,
+  markdown,
+  run_group,
+  run_group_apart,
+  wanted_cases,
+)
 from convnn_jax.errors import UserError
 
 
@@ -62,6 +73,31 @@ def test_long_steps_have_rounds_of_their_own_without_warming_up(no_pause):
   (row,) = run_group(Group("compiling", ("cpu",), contenders, (case,), rounds=3), [case], 7, 30.0)
   assert sorted(log) == ["ours"] * 3 + ["theirs"] * 3
   assert (row["value"], row["samples_ms"]) == (1.0, {"ours": [1000.0] * 3, "theirs": [1000.0] * 3})
+
+
+def test_what_is_measured_finds_nothing_that_was_measured_before():
+  pids = {os.getpid(), in_new_process(os.getpid), in_new_process(os.getpid)}
+  assert len(pids) == 3
+  with pytest.raises(BrokenProcessPool):
+    in_new_process(os.abort)
+
+
+@pytest.mark.slow
+def test_a_group_apart_has_the_figures_asked_for():
+  ((group, cases),) = wanted_cases("cpu", "C13b")
+  (row,) = run_group_apart(group, cases, 1)
+  assert (row["id"], row["value"] > 0, set(row["samples_ms"])) == ("C13b", True, set(cases[0].needs))
+
+
+def test_a_group_whose_process_ends_is_left_out(monkeypatch):
+  def ended(function, *arguments):
+    raise BrokenProcessPool
+
+  monkeypatch.setattr("benchmarks.run.in_new_process", ended)
+  ((group, cases),) = wanted_cases("cpu", "C5,C5b")
+  rows = run_group_apart(group, cases, 7)
+  assert [(row["id"], "memory" in row["left_out"]) for row in rows] == [("C5", True), ("C5b", True)]
+  assert "left out" in markdown(rows)
 
 
 @pytest.mark.slow
