@@ -1,6 +1,6 @@
 """All measurements of a suite, each figure beside its target.
 
-    python -m benchmarks.run --suite=cpu --out=bench.json                    # 10 to 20 minutes on 2 cores
+    python -m benchmarks.run --suite=cpu --out=bench.json                    # 20 to 30 minutes on 2 cores
     python -m benchmarks.run --suite=cpu --only=C5,C6,C7 --out=bench.json    # some figures
     python -m benchmarks.run --suite=cpu --only=headline --out=bench.json    # those of the README, ratios as JSON
     python -m benchmarks.run --suite=quick                                   # does it run? one minute
@@ -8,33 +8,34 @@
 Prints machine, versions, threads, load and commit, then a Markdown table; `--out` holds the same and every sample.
 Each group runs in a process of its own, and each of its rounds runs a step of every contender; the figure is a ratio
 of minima, ours over the other. A group with a contender whose median is more than 1.5 times its minimum is noisy, and
-measured once more. Exit code 3: it was noisy again, so the machine is too busy and nothing should be quoted; 1: a
-target was missed (with --strict). Contenders in PyTorch need requirements-peers.txt and are left out, with a line,
-where there is none.
+measured once more. Contenders in PyTorch need requirements-peers.txt and are left out, with a line, where there is
+none. Leave the checkout as it is meanwhile: each group reads it anew.
+
+Exit codes: 4, a group failed, and its figures are missing; 3, a group was noisy again, so the machine is too busy and
+nothing should be quoted; 2, a mistake in the arguments; 1, a target was missed (with --strict).
 """
 
 import argparse
 import gc
 import importlib.util
+import itertools
 import json
-import multiprocessing
 import os
 import pathlib
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 
 from benchmarks import compiling, devices, layers, measure, ops, steps
 from benchmarks.cases import Group, Ratio
+from benchmarks.processes import in_new_process
 from convnn_jax.cli import keep_memory_on_cpu
-from convnn_jax.errors import UserError, unknown_name
+from convnn_jax.errors import RunFailed, UserError, unknown_name
 
 GROUPS = (*ops.GROUPS, *layers.GROUPS, *steps.GROUPS, *compiling.GROUPS, *devices.GROUPS)
 SUITES = ("cpu", "gpu", "tpu", "quick")
 # Rounds at least, and the seconds that a group's samples last at least (measure.interleave).
 ROUNDS, ENOUGH = 7, 30.0
 QUICK_ROUNDS = 3
-NOISY_EXIT = 3
+NOISY_EXIT, FAILED_EXIT = 3, 4
 
 
 def wanted_cases(suite: str, only: str) -> list[tuple[Group, list]]:
@@ -43,7 +44,7 @@ def wanted_cases(suite: str, only: str) -> list[tuple[Group, list]]:
   Raises:
     UserError: a word of `only` that is neither a figure nor a group.
   """
-  words = [word for word in only.split(",") if word]
+  words = [word.strip() for word in only.split(",")] if only else []
   known = {"headline"} | {g.name for g in GROUPS} | {case.id for g in GROUPS for case in g.cases}
   for word in words:
     if word not in known:
@@ -58,25 +59,25 @@ def wanted_cases(suite: str, only: str) -> list[tuple[Group, list]]:
   return [(group, cases) for group, cases in chosen if cases]
 
 
-def in_new_process(function, *arguments):
-  """What the function gives there; raises BrokenProcessPool where the process is ended before it does."""
-  with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-    return pool.submit(function, *arguments).result()
-
-
 def quiet_rows(group: Group, cases, rounds: int, enough: float = 0.0) -> list[dict]:
-  """run_group_apart, once more if the first time was noisy; each row says which `attempt` it is of."""
-  rows = run_group_apart(group, cases, rounds, enough)
-  attempt = 1
-  if any(any_noisy(row) for row in rows):
-    say(f"  {group.name}: noisy, so once more")
-    rows = run_group_apart(group, cases, rounds, enough)
-    attempt = 2
-  return [row | dict(attempt=attempt) for row in rows]
+  """run_group_apart, once more if the first time was noisy.
+
+  Each row says which `attempt` it is of; one of the second holds what the first had as `first_attempt`.
+  """
+  first = run_group_apart(group, cases, rounds, enough)
+  if not any(any_noisy(row) for row in first):
+    return [row | dict(attempt=1) for row in first]
+  say(f"  {group.name}: noisy, so once more")
+  second = run_group_apart(group, cases, rounds, enough)
+  if any(row.get("failed") for row in second):
+    return [row | dict(attempt=1) for row in first]
+  kept = ("value", "met", "samples_ms", "timing", "left_out")
+  earlier = [{key: row[key] for key in kept if key in row} for row in first]
+  return [row | dict(attempt=2, first_attempt=before) for row, before in zip(second, earlier, strict=True)]
 
 
 def run_group_apart(group: Group, cases, rounds: int, enough: float = 0.0) -> list[dict]:
-  """run_group in a process of its own.
+  """run_group in a process of its own; where that fails, rows without a figure that are marked as `failed`.
 
   PyTorch's contenders have such a process. Ours took longer in one that had measured other groups before: inference of
   `softmax` 1.04 of its time after three models' training (paired median of 25 rounds).
@@ -84,9 +85,10 @@ def run_group_apart(group: Group, cases, rounds: int, enough: float = 0.0) -> li
   positions = [group.cases.index(case) for case in cases]
   try:
     return in_new_process(_rows_of, group.name, positions, rounds, enough)
-  except BrokenProcessPool:
-    reason = "its process was ended, as it is where memory is short"
-    return [_row(case, {}, {}, dict.fromkeys(case.needs, reason)) for case in cases]
+  except RunFailed as error:
+    say(f"  {group.name}: {error}")
+    reason = "failed: " + str(error).splitlines()[-1]
+    return [_row(case, {}, {}, dict.fromkeys(case.needs, reason)) | dict(failed=True) for case in cases]
 
 
 def _rows_of(name: str, positions: list[int], rounds: int, enough: float) -> list[dict]:
@@ -158,6 +160,7 @@ def markdown(rows) -> str:
       continue
     ratios = [t["median_ms"] / t["min_ms"] for t in row["timing"].values()]
     noise = "" if not ratios else f"{max(ratios):.2f}" + (" noisy" if any_noisy(row) else "")
+    noise += " (2nd attempt)" if row.get("attempt") == 2 else ""
     met = {True: "met", False: "missed", None: ""}[row["met"]]
     value = number(row["value"], row["unit"])
     lines.append(f"| {row['id']} | {row['what']} | {value} | {target} | {met} | {noise} |")
@@ -183,8 +186,12 @@ def say(line: str) -> None:
   print(line, file=sys.stderr, flush=True)
 
 
-def main() -> int:
-  """Measures, prints, writes; the exit code."""
+def arguments() -> argparse.Namespace:
+  """The command's.
+
+  Raises:
+    UserError: an `--out` that cannot be written, before anything is measured, or a negative number of rounds.
+  """
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
   parser.add_argument("--suite", choices=SUITES, default="cpu")
   parser.add_argument(
@@ -194,30 +201,49 @@ def main() -> int:
     "after 2 to warm up (compiling: 3 and none); 0 = 7 to 49 until a group has 30 s, 3 in the suite quick"
   )
   parser.add_argument("--rounds", type=int, default=0, help=rounds_help)
-  parser.add_argument("--out", default="", help="JSON with every sample")
+  out_help = "JSON with every sample; a file that is there is renamed to FILE.1, FILE.2, ..."
+  parser.add_argument("--out", default="", help=out_help)
   parser.add_argument("--strict", action="store_true", help="exit code 1 if a target is missed")
   args = parser.parse_args()
+  if args.rounds < 0:
+    raise UserError(f"--rounds={args.rounds} is below 0; 0 takes the suite's own number.")
+  out = pathlib.Path(args.out)
+  # A device such as /dev/stdout is written itself, a file put into its folder.
+  place = out if out.exists() and not out.is_file() else out.parent
+  if args.out and (out.is_dir() or not out.parent.is_dir() or not os.access(place, os.W_OK)):
+    raise UserError(f"--out={args.out} cannot be written; it is a file's name in a folder that is there.")
+  return args
+
+
+def write(path: pathlib.Path, results: dict) -> None:
+  """The results as JSON; earlier ones of that name are kept under another."""
+  if path.is_file() and path.stat().st_size:
+    numbered = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+    earlier = next(name for name in numbered if not name.exists())
+    path.rename(earlier)
+    say(f"{path} was there and is {earlier} now")
+  path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def main() -> int:
+  """Measures, prints, writes; the exit code."""
+  args = arguments()
+  wanted = wanted_cases(args.suite, args.only)
   # Nor does this process start JAX: an accelerator's memory belongs to one process at a time.
   environment = in_new_process(measure.environment)
   print(json.dumps(environment))
-  rows = []
   quick = (QUICK_ROUNDS, 0.0)
   rounds, enough = (args.rounds, 0.0) if args.rounds else quick if args.suite == "quick" else (ROUNDS, ENOUGH)
-  for group, cases in wanted_cases(args.suite, args.only):
-    rows += quiet_rows(group, cases, rounds, enough)
+  rows = [row for group, cases in wanted for row in quiet_rows(group, cases, rounds, enough)]
   noisy = any(any_noisy(row) for row in rows)
   print(markdown(rows))
   if args.out:
-    everything = {
-      **headline(rows),
-      "noisy": noisy,
-      "suite": args.suite,
-      "only": args.only,
-      "rows": rows,
-      "load_average_at_end": os.getloadavg()[0],
-      **environment,
-    }
-    pathlib.Path(args.out).write_text(json.dumps(everything, indent=1) + "\n")
+    about = dict(noisy=noisy, suite=args.suite, only=args.only, rows=rows)
+    load = dict(load_average_at_end=os.getloadavg()[0])
+    write(pathlib.Path(args.out), headline(rows) | about | load | environment)
+  if any(row.get("failed") for row in rows):
+    say("a group failed (see above), so its figures are missing")
+    return FAILED_EXIT
   if noisy:
     say("noisy: some median was more than 1.5 times its minimum; measure again on a quieter machine")
     return NOISY_EXIT
