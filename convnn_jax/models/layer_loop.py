@@ -16,10 +16,15 @@ from jax import lax
 
 from convnn_jax.errors import unknown_name
 from convnn_jax.layers.random_keys import LoopedLayer
+from convnn_jax.ops.selection import SAVED_NAME
 
 # word -> what a block keeps for the backward pass; the rest is computed again there.
 _KEPT = {
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # results of its linear layers
+  # results of its linear layers, and the neighbours that were chosen: few bytes, and long to find again
+  "dots": jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(SAVED_NAME),
+  ),
   "full": jax.checkpoint_policies.nothing_saveable,  # its input
 }
 SCAN_LAYERS = ("auto", *_KEPT, "unrolled")
@@ -49,11 +54,11 @@ def apply_blocks(
     fields: of each block. A loop needs two like blocks, or pairs, triples, ... of blocks that repeat; "like" but for
       drop_path_rate.
     x: input of the first.
-    scan_layers: "dots", a loop that keeps the results of linear layers for the backward pass; "full", one that keeps a
-      block's input; "unrolled"; or "auto", which is "dots" where a training step is compiled, "unrolled" elsewhere: in
-      evaluation a loop would save nothing but time to compile, and its stack is a copy of the parameters. Whatever the
-      word, blocks run one by one while parameters are made, and when the caller asks for values that modules sow or
-      gives them variables besides parameters.
+    scan_layers: "dots", a loop that keeps the results of linear layers and of selections for the backward pass;
+      "full", one that keeps a block's input; "unrolled"; or "auto", which is "dots" where a training step is compiled,
+      "unrolled" elsewhere: in evaluation a loop would save nothing but time to compile, and its stack is a copy of the
+      parameters. Whatever the word, blocks run one by one while parameters are made, and when the caller asks for
+      values that modules sow or gives them variables besides parameters.
     call: further arguments of every block's call, `train` among them.
 
   Raises:

@@ -15,6 +15,7 @@ from convnn_jax.errors import UserError, choose
 from convnn_jax.ops.partition import rowwise
 from convnn_jax.shapes import check_shapes
 
+# By this name layers that are computed again in the backward pass (models/layer_loop.py) keep a selection.
 SAVED_NAME = "neighbors"
 # Up to these sizes k passes over a row are faster than lax.top_k (benchmarks/results, CPU).
 _MAX_PASSES = 32
@@ -123,8 +124,9 @@ def _select(scores, k, method):
 
 
 def _select_forward(scores, k, method):
-  # A name by which rematerialised layers can keep them instead of selecting twice.
-  values, index = (checkpoint_name(x, SAVED_NAME) for x in _select(scores, k, method))
+  values, index = _select(scores, k, method)
+  if k <= _MAX_PASSES:  # looped layers keep them; many neighbours would fill the memory
+    values, index = checkpoint_name(values, SAVED_NAME), checkpoint_name(index, SAVED_NAME)
   # The empty array carries the row length, which the index alone does not tell.
   return (values, index), (index, jnp.zeros((scores.shape[-1], 0)))
 
@@ -242,6 +244,7 @@ def keep_neighbors(scores: jax.Array, num_neighbors: int) -> jax.Array:
     return jnp.where(count(lambda key, at: (key == smallest) & (at < later)) < left, later, place)
 
   last = lax.fori_loop(0, place_bits, next_place, jnp.zeros(smallest.shape, jnp.int32))
+  smallest, last = checkpoint_name(smallest, SAVED_NAME), checkpoint_name(last, SAVED_NAME)
   at = lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
   return (keys > smallest) | ((keys == smallest) & (at <= last))
 

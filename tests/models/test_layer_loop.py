@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fast_jit import fast_jit
+from jax.extend.core import jaxprs_in_params
 
 from convnn_jax.errors import UserError
 from convnn_jax.layers.random_keys import random_key
@@ -68,6 +69,38 @@ def test_a_loop_computes_what_the_blocks_one_by_one_do(name):
   gradients = results["dots"][0][0]["params"]
   layers = gradients.get("stage_0", gradients)
   assert all(np.abs(g).max() > 0 for n in range(2) for g in jax.tree.leaves(layers[f"block_{n}"]))
+
+
+def inner_loops(jaxpr, found):
+  """How many loops inside of loops, at any depth, have a body of which `found(length, body)` holds."""
+  count = 0
+  for equation in jaxpr.eqns:
+    bodies = jaxprs_in_params(equation.params)
+    count += sum(inner_loops(getattr(body, "jaxpr", body), found) for body in bodies)
+    if equation.primitive.name == "scan":
+      body = equation.params["jaxpr"].jaxpr
+      count += found(equation.params["length"], [e.primitive.name for e in body.eqns])
+  return count
+
+
+@pytest.mark.parametrize("name", ["convnn", "knn"])
+def test_the_backward_pass_of_a_loop_does_not_select_again(name):
+  """But with "full", which keeps nothing."""
+  attention = dict(name=name, num_heads=2, num_neighbors=5)
+  x = images()
+  # Passes over the scores by their largest value; the k-th largest, bit by bit.
+  found = {
+    "convnn": lambda length, body: length == 5 and "reduce_max" in body,
+    "knn": lambda length, body: length == 32 and "shift_left" in body,
+  }[name]
+
+  def searches(word):
+    model = build(MODELS["vit"] | dict(attention=attention), word)
+    start = model.init(jax.random.key(0), x, train=False)
+    loss = lambda variables: jnp.sum(jnp.sin(model.apply(variables, x, train=True, rngs=RNGS)))
+    return inner_loops(jax.make_jaxpr(jax.grad(loss))(start).jaxpr, found)
+
+  assert {word: searches(word) for word in ("dots", "full")} == {"dots": 1, "full": 2}
 
 
 @pytest.mark.parametrize("members", ["of both", "of parameters", "of random numbers"])
