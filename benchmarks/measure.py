@@ -6,6 +6,7 @@ than 1.5 times its minimum makes the run "noisy". Contenders that live in a proc
 while others run.
 """
 
+import importlib.metadata
 import os
 import platform
 import random
@@ -155,7 +156,8 @@ def summary(seconds: Sequence[float]) -> dict:
 
 
 def environment() -> dict:
-  """Machine, driver, versions, threads, load and commit."""
+  """Machine, driver, versions (PyTorch's and transformers' where they are), threads, load and commit."""
+  common = workdir.environment()
   return {
     "date": time.strftime("%Y-%m-%d %H:%M:%S"),
     "processor": _processor(),
@@ -163,7 +165,14 @@ def environment() -> dict:
     "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     "load_average": os.getloadavg()[0],
     "driver": _driver(),
-    **workdir.environment(),
+    **common,
+    "versions": common["versions"] | _versions_of_peers(),
+  }
+
+
+def _versions_of_peers() -> dict[str, str]:
+  return {
+    d.name: d.version for d in importlib.metadata.distributions() if d.name in ("torch", "transformers")
   }
 
 

@@ -1,5 +1,6 @@
 """How contenders are timed side by side, and what is said of it."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -81,6 +82,12 @@ def test_long_steps_have_rounds_of_their_own_without_warming_up(no_pause):
   (row,) = run_group(Group("compiling", ("cpu",), contenders, (case,), rounds=3), [case], 7, 30.0)
   assert sorted(log) == ["ours"] * 3 + ["theirs"] * 3
   assert (row["value"], row["samples_ms"]) == (1.0, {"ours": [1000.0] * 3, "theirs": [1000.0] * 3})
+
+
+def test_results_name_the_version_of_pytorch_where_it_is():
+  versions = measure.environment()["versions"]
+  assert versions["jax"] == jax.__version__
+  assert ("torch" in versions) == (importlib.util.find_spec("torch") is not None)
 
 
 def test_what_is_measured_finds_nothing_that_was_measured_before():

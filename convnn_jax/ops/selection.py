@@ -15,8 +15,10 @@ from convnn_jax.errors import UserError, choose
 from convnn_jax.ops.partition import rowwise
 from convnn_jax.shapes import check_shapes
 
-# By this name layers that are computed again in the backward pass (models/layer_loop.py) keep a selection.
+# By this name layers that are computed again in the backward pass (models/layer_loop.py) keep a selection of at most so
+# many neighbours; more would fill the memory.
 SAVED_NAME = "neighbors"
+_MOST_SAVED = 32
 # Up to these sizes k passes over a row are faster than lax.top_k (benchmarks/results, CPU).
 _MAX_PASSES = 32
 _MAX_CANDIDATES = 1024
@@ -125,7 +127,7 @@ def _select(scores, k, method):
 
 def _select_forward(scores, k, method):
   values, index = _select(scores, k, method)
-  if k <= _MAX_PASSES:  # looped layers keep them; many neighbours would fill the memory
+  if k <= _MOST_SAVED:
     values, index = checkpoint_name(values, SAVED_NAME), checkpoint_name(index, SAVED_NAME)
   # The empty array carries the row length, which the index alone does not tell.
   return (values, index), (index, jnp.zeros((scores.shape[-1], 0)))

@@ -120,12 +120,14 @@ def test_the_step_never_asks_the_host(step):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_neighbors", [5, 9, 25])  # 4 x 192 are the hidden channels
-def test_vit_tiny_needs_little_memory_whatever_the_number_of_neighbors(one_device, num_neighbors):
+# 4 x 192 are the hidden channels; of 32 neighbours scores and places are kept, of more no longer.
+@pytest.mark.parametrize(("num_heads", "num_neighbors"), [(1, 5), (1, 9), (1, 25), (3, 32), (3, 196)])
+def test_vit_tiny_needs_little_memory_whatever_the_number_of_neighbors(one_device, num_heads, num_neighbors):
+  attention = dict(num_heads=num_heads, num_neighbors=num_neighbors)
   with one_device():
     step = Step(
       config_lib.load(
-        "configs/convnn_k9.py", [*TINY, f"--config.model.attention.num_neighbors={num_neighbors}"]
+        "configs/convnn_k9.py", [*TINY, *(f"--config.model.attention.{k}={v}" for k, v in attention.items())]
       )
     )
   assert step.temp_bytes <= 450e6
