@@ -124,6 +124,13 @@ def is_alive(pid: int) -> bool:
   return "\nState:\tZ" not in pathlib.Path(f"/proc/{pid}/status").read_text()
 
 
+def wait_for_another(path: str):
+  """The command: one process waits for another, until it is ended."""
+  # What a shell starts in the background ignores Ctrl-C, and so does what comes from there, such as these tests.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  in_new_process(say_who_and_wait, path)
+
+
 def say_who_and_wait(path: str):
   pathlib.Path(path).write_text(str(os.getpid()))
   time.sleep(600)
@@ -134,18 +141,22 @@ def say_who_and_wait(path: str):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_goes_on_measuring_where_the_command_was_ended(tmp_path, number):
   note = tmp_path / "pid"
-  call = f"in_new_process(say_who_and_wait, {str(note)!r})"
+  call = f"wait_for_another({str(note)!r})"
   program = f"from tests.test_benchmarks import *\nif __name__ == '__main__': {call}"
   script = tmp_path / "script.py"
   script.write_text(program)
   root = pathlib.Path(__file__).parents[1]
   parent = subprocess.Popen([sys.executable, str(script)], env=os.environ | {"PYTHONPATH": str(root)})
-  wait_until(lambda: note.exists() and note.read_text())
-  child = int(note.read_text())
-  assert is_alive(child)
-  parent.send_signal(number)
-  assert parent.wait(20) != 0
-  wait_until(lambda: not is_alive(child))
+  try:
+    wait_until(lambda: note.exists() and note.read_text())
+    child = int(note.read_text())
+    assert is_alive(child)
+    parent.send_signal(number)
+    assert parent.wait(20) != 0
+    wait_until(lambda: not is_alive(child))
+  finally:
+    parent.kill()
+    parent.wait()
 
 
 def wait_until(condition, seconds: float = 60.0):
