@@ -33,6 +33,7 @@ from convnn_jax.layers.neighbor_conv import NeighborConvolution
 from convnn_jax.layers.random_keys import random_key
 from convnn_jax.ops import neighbors, selection
 from convnn_jax.ops.candidates import random_candidates, spatial_candidates, spatial_grid_candidates
+from convnn_jax.ops.loop_constants import inside
 from convnn_jax.ops.neighbor_attention import neighbor_attention
 from convnn_jax.ops.similarity import similarity_to_select
 
@@ -221,7 +222,7 @@ class ConvNNAttention(nn.Module):
       itself = jnp.arange(n)[:, None] == chosen[None]
       weak = -1.1 if distance else -0.1  # distances are negated here
       value = weak if "weak_self_mask" in self.quirks else selection.hidden_score(scores.dtype)
-    return jnp.where(itself[None, None], jnp.asarray(value, scores.dtype), scores)
+    return jnp.where(inside(scores, itself[None, None]), inside(scores, value), scores)
 
   def _in_one_pass(self, query, key, value, scale):
     """A function of the kernel, as of _choose and aggregate_neighbors."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from convnn_jax.attention.base import head_width
 from convnn_jax.attention.core import attend, project_qkv
 from convnn_jax.layers.dense import merge_dense
+from convnn_jax.ops.loop_constants import inside
 from convnn_jax.ops.selection import keep_neighbors
 from convnn_jax.ops.similarity import similarity_to_select
 
@@ -48,6 +49,6 @@ class KnnAttention(nn.Module):
     scores = similarity_to_select(query, key, kind="dot", scale=self.scale or d**-0.5)  # [b h n m]
     if bias is not None:
       scores = scores + bias
-    scores = jnp.where(keep_neighbors(scores, self.num_neighbors), scores, -jnp.inf)
+    scores = jnp.where(keep_neighbors(scores, self.num_neighbors), scores, inside(scores, -jnp.inf))
     out = attend(self, scores, value, train=train)
     return merge_dense(c, c, bias=self.out_bias, name="out", dtype=self.dtype)(out)

@@ -20,6 +20,7 @@ from convnn_jax.errors import UserError, unknown_name
 from convnn_jax.layers.dense import dense, merge_dense
 from convnn_jax.layers.norm import layer_norm
 from convnn_jax.ops import masks
+from convnn_jax.ops.loop_constants import inside
 from convnn_jax.ops.rotary import rotate
 from convnn_jax.ops.similarity import similarity
 
@@ -101,7 +102,7 @@ class LocalAttention(nn.Module):
     out = attend(self, scores, pad_tokens(value, scores.shape[-1]), train=train)
     sow_padding(self, scores.shape[-1] - x.shape[1])
     sees_something = jnp.max(scores, axis=-1) > masks.HIDDEN / 2  # [b h n]
-    out = jnp.where(jnp.swapaxes(sees_something, 1, 2)[..., None], out, 0)
+    out = jnp.where(jnp.swapaxes(sees_something, 1, 2)[..., None], out, inside(out, 0))
     if self.gate:
       gates = dense(h, c, bias=True, name="gate_layer", dtype=self.dtype)(x)
       out = out * jax.nn.sigmoid(gates)[..., None]

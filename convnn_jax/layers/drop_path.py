@@ -11,6 +11,7 @@ import numpy as np
 from convnn_jax.errors import UserError, is_known
 from convnn_jax.layers.dropout import keep_mask
 from convnn_jax.layers.random_keys import random_key
+from convnn_jax.ops.loop_constants import inside
 
 
 class DropPath(nn.Module):
@@ -35,7 +36,7 @@ class DropPath(nn.Module):
     )  # also where it is known: blocks in a loop get it as such an array
     mask = keep_mask(random_key(self, "drop_path"), (x.shape[0],), rate)
     mask = mask.reshape(-1, *(1,) * (x.ndim - 1))
-    return jnp.where(mask, x / (1 - rate), 0).astype(x.dtype)
+    return jnp.where(mask, x / (1 - rate), inside(x, 0)).astype(x.dtype)
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:

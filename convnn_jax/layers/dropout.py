@@ -8,10 +8,10 @@ depend on how the array is sharded.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from convnn_jax.errors import UserError, is_known
 from convnn_jax.layers.random_keys import random_key
+from convnn_jax.ops.loop_constants import inside
 
 
 def _scramble(x):
@@ -30,12 +30,14 @@ def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float | jax.Array) -
   words = jax.random.key_data(key).astype(jnp.uint32).reshape(-1)
   first = _scramble(words[0] ^ _scramble(words[-1] + jnp.uint32(0x9E3779B9)))
   second = _scramble(words[-1] ^ first)
-  index = jnp.zeros(shape, jnp.uint32)
+  # From `first` on and back again: an index that depends on the key does not leave a loop over layers as an array.
+  index = first
   stride = 1
   for axis in reversed(range(len(shape))):
-    index += lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
+    places = jnp.arange(shape[axis], dtype=jnp.uint32) * jnp.uint32(stride % 2**32)
+    index += jnp.expand_dims(places, [a for a in range(len(shape)) if a != axis])
     stride *= shape[axis]
-  x = (index ^ first) * jnp.uint32(0x9E3779B1)
+  x = ((index - first) ^ first) * jnp.uint32(0x9E3779B1)
   x = (x ^ (x >> 15)) * jnp.uint32(0x85EBCA77)
   x = x ^ second
   x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE3D)
@@ -61,4 +63,4 @@ class Dropout(nn.Module):
     if deterministic or self.rate == 0:
       return x
     mask = keep_mask(random_key(self, "dropout"), x.shape, self.rate)
-    return jnp.where(mask, x / (1 - self.rate), 0).astype(x.dtype)
+    return jnp.where(mask, x / (1 - self.rate), inside(x, 0)).astype(x.dtype)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from convnn_jax.errors import choose
+from convnn_jax.ops.loop_constants import inside
 from convnn_jax.ops.selection import hidden_score
 from convnn_jax.ops.similarity import wide
 from convnn_jax.shapes import check_shapes
@@ -30,7 +31,8 @@ def _sum_to_one(values):
 def _softmax(values, temperature):
   """Softmax of values / temperature, 0 at hidden ones; keeps its result for the backward pass and nothing else."""
   hidden = values <= hidden_score(values.dtype) / 2
-  return jnp.where(hidden, 0.0, jax.nn.softmax(jnp.where(hidden, values, values / temperature), axis=-1))
+  zero = inside(values, 0)
+  return jnp.where(hidden, zero, jax.nn.softmax(jnp.where(hidden, values, values / temperature), axis=-1))
 
 
 def _softmax_forward(values, temperature):
@@ -60,7 +62,8 @@ def _hidden_are_zero(weigh):
   def weights(values, similarity, temperature):
     del temperature
     hidden = values <= hidden_score(values.dtype) / 2
-    return jnp.where(hidden, 0.0, weigh(jnp.where(hidden, 0.0, values), similarity))
+    zero = inside(values, 0)
+    return jnp.where(hidden, zero, weigh(jnp.where(hidden, zero, values), similarity))
 
   return weights
 
@@ -145,7 +148,7 @@ def _aggregate(implementation, value, index, weights, kernel):
       return total + take(value, index_r) * (weight_r[..., None] * kernel_r[None, None, None]), None
     return total + take(_tapped(value, kernel_r), index_r) * weight_r[..., None], None
 
-  zero = jnp.zeros((*index.shape[:-1], kernel.shape[-1]), wide(value))
+  zero = jnp.broadcast_to(inside(value, 0).astype(wide(value)), (*index.shape[:-1], kernel.shape[-1]))
   return lax.scan(add, zero, _by_rank(index, weights, kernel))[0].astype(value.dtype)
 
 
@@ -157,7 +160,7 @@ def _aggregate_backward(implementation, saved, cotangent):
   value, index, weights, kernel = saved
   rank_gradients = _depthwise_gradients if kernel.ndim == 2 else _standard_gradients
   step = functools.partial(rank_gradients, *_ROWS[implementation], value, cotangent)
-  zero = jnp.zeros(value.shape, wide(value))
+  zero = jnp.broadcast_to(inside(cotangent, 0).astype(wide(value)), value.shape)
   to_value, (to_weights, to_kernel) = lax.scan(step, zero, _by_rank(index, weights, kernel))
   if kernel.ndim == 2:  # [k b h d]: summed here, so that devices exchange one sum and not one per rank
     to_kernel = jnp.sum(to_kernel, axis=(1, 2))

@@ -12,6 +12,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from convnn_jax.errors import UserError, choose
+from convnn_jax.ops.loop_constants import inside
 from convnn_jax.ops.partition import rowwise
 from convnn_jax.shapes import check_shapes
 
@@ -32,15 +33,17 @@ def hidden_score(dtype) -> float:
   return float(jnp.finfo(dtype).min)
 
 
-def _in_lanes(row):
+def _in_lanes(row, loop):
   """[... m] -> its groups of _LANES neighbouring entries, each [... 16], with their places [1 ... 16].
 
-  The last group overlaps the one before where 16 does not divide m.
+  The last group overlaps the one before where 16 does not divide m. Places are made inside of `loop`, a value of the
+  loop that reads them.
   """
   m = row.shape[-1]
   width = min(_LANES, m)
   # Places are floats (exact up to 2 ** 24): the compiler has fast minima of floats only.
   lanes = lax.broadcasted_iota(jnp.float32, (*[1] * (row.ndim - 1), width), row.ndim - 1)
+  lanes = inside(loop, lanes)
   begins = (min(begin, m - width) for begin in range(0, m, _LANES))
   return [(row[..., begin : begin + width], lanes + begin) for begin in begins]
 
@@ -48,25 +51,43 @@ def _in_lanes(row):
 def _top_k_by_lanes(scores, k):
   """k passes, each for the best score behind the one before; scores are only read, 16 at a time."""
 
-  def following(last, _):
-    groups = _in_lanes(scores)  # here: made outside of the loop they would be a second copy of the scores
-    last_value, last_place = last
-    value = jnp.full_like(groups[0][0], -jnp.inf)
-    for group, places in groups:
-      behind = (group < last_value) | ((group == last_value) & (places > last_place))
-      value = jnp.where(behind, jnp.maximum(group, value), value)
-    value = jnp.max(value, axis=-1, keepdims=True)
-    # Of several equal ones the first that was not taken.
-    taken = jnp.where(value == last_value, last_place, -1.0)
-    place = jnp.full(groups[0][0].shape, jnp.inf, jnp.float32)
-    for group, places in reversed(groups):
-      place = jnp.where((group == value) & (places > taken), places, place)
-    place = jnp.min(place, axis=-1, keepdims=True)
-    return (value, place), (value[..., 0], place[..., 0])
+  dtype = scores.dtype
+  scores = scores.astype(jnp.promote_types(dtype, jnp.float32))  # complex numbers have no narrower parts
 
-  start = (jnp.full_like(scores[..., :1], jnp.inf), jnp.full((*scores.shape[:-1], 1), -1.0, jnp.float32))
-  _, (values, index) = lax.scan(following, start, None, length=k)
-  return jnp.moveaxis(values, 0, -1), jnp.moveaxis(index, 0, -1).astype(jnp.int32)
+  def best_behind(value, place):
+    """Of each lane the best of what comes after (value, place), [... 16], and its place.
+
+    Both as the parts of complex numbers: two arrays would take two passes over the scores.
+    """
+    groups = _in_lanes(
+      scores, value
+    )  # here: made outside of the loop they would be a second copy of the scores
+    nothing = inside(value, -jnp.inf)
+    best = jnp.broadcast_to(lax.complex(nothing, nothing), groups[0][0].shape)
+    for group, places in groups:
+      behind = (group < value) | ((group == value) & (places > place))
+      group = jnp.where(behind, group, nothing)
+      # Of equal scores the first stays.
+      places = jnp.broadcast_to(places, group.shape).astype(group.dtype)
+      best = jnp.where(group > best.real, lax.complex(group, places), best)
+    return best
+
+  def winner(best):
+    value = jnp.max(best.real, axis=-1, keepdims=True)
+    place = jnp.where(best.real == value, best.imag, inside(value, jnp.inf))
+    return value, jnp.min(place, axis=-1, keepdims=True)
+
+  def following(best, _):
+    value, place = winner(best)
+    return best_behind(value, place), (value[..., 0], place[..., 0])
+
+  above = jnp.broadcast_to(inside(scores, jnp.inf), (*scores.shape[:-1], 1))
+  # A turn ends with a pass, whose result the next turn reads: within one turn the compiler would repeat the pass.
+  last, (values, index) = lax.scan(following, best_behind(above, -above), None, length=k - 1)
+  value, place = winner(last)
+  values = jnp.concatenate([jnp.moveaxis(values, 0, -1), value], axis=-1)
+  index = jnp.concatenate([jnp.moveaxis(index, 0, -1), place], axis=-1)
+  return values.astype(dtype), index.astype(jnp.int32)
 
 
 def _top_k_by_passes(scores, k):
@@ -116,7 +137,7 @@ SELECTIONS = {
 
 def _cleaned(scores):
   # NaN would win every comparison or none; -inf marks what has been taken. Both become "hidden".
-  floor = hidden_score(scores.dtype)
+  floor = inside(scores, hidden_score(scores.dtype))
   return jnp.where(jnp.isnan(scores), floor, jnp.maximum(scores, floor))
 
 
@@ -217,7 +238,7 @@ def keep_neighbors(scores: jax.Array, num_neighbors: int) -> jax.Array:
 
   def count(condition):
     """How many candidates of a row meet it: [b h n 1]."""
-    groups = _in_lanes(keys)  # here: made outside of the loops they would be a second copy
+    groups = _in_lanes(keys, keys)  # here: made outside of the loops they would be a second copy
     met = [condition(*group) for group in groups]
     if m > _LANES and m % _LANES:  # what the last two groups share counts once
       met[-1] &= groups[-1][1] >= m // _LANES * _LANES
@@ -247,12 +268,12 @@ def keep_neighbors(scores: jax.Array, num_neighbors: int) -> jax.Array:
 
   last = lax.fori_loop(0, place_bits, next_place, jnp.zeros(smallest.shape, jnp.int32))
   smallest, last = checkpoint_name(smallest, SAVED_NAME), checkpoint_name(last, SAVED_NAME)
-  at = lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+  at = inside(keys, lax.broadcasted_iota(jnp.int32, (*[1] * (scores.ndim - 1), m), scores.ndim - 1))
   return (keys > smallest) | ((keys == smallest) & (at <= last))
 
 
 def _ordered_integers(x):
   """Integers of the same order as the floats x; 0 and -0 are equal."""
   integer = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize]
-  raw = lax.bitcast_convert_type(jnp.where(x == 0, jnp.zeros_like(x), x), integer)
+  raw = lax.bitcast_convert_type(jnp.where(x == 0, inside(x, 0), x), integer)
   return raw ^ ((raw >> (jnp.iinfo(integer).bits - 1)) & jnp.iinfo(integer).max)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from convnn_jax.errors import UserError, choose, unknown_name
+from convnn_jax.ops.loop_constants import inside
 from convnn_jax.ops.similarity import similarity
 from convnn_jax.ops.sinkhorn import DOMAINS, sinkhorn
 
@@ -100,9 +101,9 @@ def self_transport(
   if diagonal not in DIAGONALS:
     raise unknown_name("diagonal", diagonal, DIAGONALS)
   cost = transport_cost(x, y, metric=metric, cost_scale=cost_scale)
-  itself = jnp.eye(x.shape[1], dtype=bool)[None, None]
+  itself = inside(cost, jnp.eye(x.shape[1], dtype=bool)[None, None])
   if diagonal == "masked":
-    cost = jnp.where(itself, mask_value, cost)
+    cost = jnp.where(itself, inside(cost, mask_value), cost)
   log_plan = sinkhorn(
     cost,
     regularization,
@@ -113,7 +114,9 @@ def self_transport(
     stop_threshold=stop_threshold,
   )
   result = choose("rescale", rescale, RESCALINGS)(choose("link", link, LINKS)(log_plan))
-  return jnp.where(itself, diagonal_value, result) if diagonal == "masked" else result, log_plan
+  return jnp.where(
+    itself, inside(result, diagonal_value), result
+  ) if diagonal == "masked" else result, log_plan
 
 
 def choose_domain(domain, metric, cost_scale, regularization, mask_value) -> str:

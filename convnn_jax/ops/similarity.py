@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from convnn_jax.errors import choose
+from convnn_jax.ops.loop_constants import inside
 from convnn_jax.ops.products import compare
 from convnn_jax.shapes import check_shapes
 
@@ -48,7 +49,8 @@ def euclidean(query, key, scale):
   squared = norms - 2 * dot(query, key, 1.0)
   same = squared <= 4 * jnp.finfo(squared.dtype).eps * lax.stop_gradient(norms)  # not of NaN, which stays NaN
   # The inner `where` keeps the gradient of sqrt finite in the branch that is not taken.
-  return jnp.where(same, 0.0, -jnp.sqrt(jnp.where(same, 1.0, squared)))
+  zero, one = inside(squared, 0), inside(squared, 1)
+  return jnp.where(same, zero, -jnp.sqrt(jnp.where(same, one, squared)))
 
 
 SIMILARITIES = {"dot": dot, "cosine": cosine, "euclidean": euclidean}
@@ -78,7 +80,7 @@ def similarity(query: jax.Array, key: jax.Array, *, kind: str = "dot", scale: fl
 def similarity_to_select(query: jax.Array, key: jax.Array, *, kind: str = "dot", scale: float = 1.0):
   """The same, for selections, which hide what is NaN: a NaN in a key is one for every query, and for that key only."""
   missing = jnp.isnan(key)
-  scores = similarity(query, jnp.where(missing, 0, key), kind=kind, scale=scale)
+  scores = similarity(query, jnp.where(missing, inside(key, 0), key), kind=kind, scale=scale)
   return (
     scores + jnp.where(jnp.moveaxis(missing.any(-1), -1, 1), jnp.nan, 0).astype(scores.dtype)[..., None, :]
   )

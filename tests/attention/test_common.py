@@ -218,6 +218,19 @@ def test_blocks_in_a_loop_equal_blocks_one_by_one(variant, gradients):
   jax.tree.map(close, result("dots"), result("unrolled"))
 
 
+def test_a_loop_of_blocks_reads_no_array_of_constants(variant):
+  """Zeros or places that JAX takes out of the loop, as it differentiates; ops/loop_constants.py keeps them inside."""
+  case, _, _, x = variant
+  model = _Blocks({"name": _name(variant[1]), **case.changed(dropout_rate=0.3)}, "dots")
+  rngs = {name: jax.random.key(number) for number, name in enumerate(("dropout", "candidates"))}
+  variables = jax.eval_shape(lambda k: model.init(k, x, train=False), jax.random.key(0))
+  loss = lambda v: jnp.sum(jnp.sin(model.apply(v, x, train=True, rngs=rngs)))
+  loops = [e for e in jax.make_jaxpr(jax.grad(loss))(variables).eqns if e.primitive.name == "scan"]
+  assert len(loops) == 2  # forward and backward
+  constants = [v.aval for loop in loops for v in loop.invars[: loop.params["num_consts"]]]
+  assert [a.str_short() for a in constants if a.size >= x.size] == []
+
+
 class _Blocks(nn.Module):
   spec: dict
   word: str
