@@ -172,10 +172,8 @@ def _depthwise_gradients(take, add_at, value, cotangent, to_value, rank):
   """The part of one rank: to_value so far [b h m d] -> to_value, (to weights [b h n], to the kernel [b h d])."""
   index_r, weight_r, kernel_r = rank
   product = cotangent * take(value, index_r)
-  # Each sum is made twice, side by side: the compiler turns a matrix times a vector into a loop that takes one number
-  # at a time, and has a library for a matrix times two columns.
-  to_weight = (product @ jnp.stack([kernel_r, kernel_r], axis=-1))[..., 0]
-  to_kernel = (jnp.stack([weight_r, weight_r], axis=-2) @ product)[..., 0, :]
+  to_weight = product @ kernel_r
+  to_kernel = jnp.einsum("bhn,bhnd->bhd", weight_r, product)
   rows = cotangent * (weight_r[..., None] * kernel_r[None, None, None])
   return add_at(to_value, index_r, rows.astype(to_value.dtype)), (to_weight, to_kernel)
 
