@@ -13,6 +13,8 @@ from jax import lax
 
 # Up to so many candidates a copy of the scores is cheaper than a product that reads them column by column.
 _FEW = 128
+# Of more candidates: up to so many channels copies of rows and of the result are.
+_NARROW = 64
 
 
 def compare(query: jax.Array, key: jax.Array, dtype, scale: float = 1.0) -> jax.Array:
@@ -115,10 +117,15 @@ _mix.defvjp(_mix_forward, _mix_backward)
 def _sum_over_queries(scores, rows, **options):
   """scores^T rows, of [b h n m] and [b h n d]: [b h m d].
 
-  Of few candidates by a copy of scores^T, which the compiler shall not take back: it has a fast product of small
-  matrices in a batch, but not for a first one that is read column by column.
+  The compiler has a fast product of small matrices in a batch, but not for a first one that is read column by column.
+  So of few candidates by a copy of scores^T, and with narrow rows as their copy times scores; neither copy shall the
+  compiler take back.
   """
-  if scores.shape[-1] > _FEW:
-    return jnp.einsum("bhnm,bhnd->bhmd", scores, rows, **options)
-  turned = lax.optimization_barrier(jnp.swapaxes(scores, -1, -2))
-  return one_by_one(jnp.einsum("bhmn,bhnd->bhmd", turned, rows, **options))
+  turn = lambda x: jnp.swapaxes(x, -1, -2)
+  if scores.shape[-1] <= _FEW:
+    turned = lax.optimization_barrier(turn(scores))
+    return one_by_one(jnp.einsum("bhmn,bhnd->bhmd", turned, rows, **options))
+  if rows.shape[-1] <= _NARROW:
+    turned = lax.optimization_barrier(turn(rows))
+    return turn(one_by_one(jnp.einsum("bhdn,bhnm->bhdm", turned, scores, **options)))
+  return jnp.einsum("bhnm,bhnd->bhmd", scores, rows, **options)
