@@ -222,6 +222,7 @@ class ConvNNAttention(nn.Module):
       itself = jnp.arange(n)[:, None] == chosen[None]
       weak = -1.1 if distance else -0.1  # distances are negated here
       value = weak if "weak_self_mask" in self.quirks else selection.hidden_score(scores.dtype)
+    # Inside: in a loop over layers the mask and the number would be arrays of the size of the scores.
     return jnp.where(inside(scores, itself[None, None]), inside(scores, value), scores)
 
   def _in_one_pass(self, query, key, value, scale):

@@ -59,9 +59,7 @@ def _top_k_by_lanes(scores, k):
 
     Both as the parts of complex numbers: two arrays would take two passes over the scores.
     """
-    groups = _in_lanes(
-      scores, value
-    )  # here: made outside of the loop they would be a second copy of the scores
+    groups = _in_lanes(scores, value)  # here: made outside of the loop they would be a second copy
     nothing = inside(value, -jnp.inf)
     best = jnp.broadcast_to(lax.complex(nothing, nothing), groups[0][0].shape)
     for group, places in groups:

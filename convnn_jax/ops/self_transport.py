@@ -114,9 +114,9 @@ def self_transport(
     stop_threshold=stop_threshold,
   )
   result = choose("rescale", rescale, RESCALINGS)(choose("link", link, LINKS)(log_plan))
-  return jnp.where(
-    itself, inside(result, diagonal_value), result
-  ) if diagonal == "masked" else result, log_plan
+  if diagonal == "masked":
+    result = jnp.where(itself, inside(result, diagonal_value), result)
+  return result, log_plan
 
 
 def choose_domain(domain, metric, cost_scale, regularization, mask_value) -> str:
