@@ -12,6 +12,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from convnn_jax.errors import UserError, choose
+from convnn_jax.ops.lanes import LANES, in_lanes, top_k_by_lanes
 from convnn_jax.ops.loop_constants import inside
 from convnn_jax.ops.partition import rowwise
 from convnn_jax.shapes import check_shapes
@@ -23,69 +24,11 @@ _MOST_SAVED = 32
 # Up to these sizes k passes over a row are faster than lax.top_k (benchmarks/results, CPU).
 _MAX_PASSES = 32
 _MAX_CANDIDATES = 1024
-# Scores that are compared with one instruction. A compiler may not reorder the additions or comparisons of a row of
-# floats, so that a plain row maximum takes one score at a time.
-_LANES = 16
 
 
 def hidden_score(dtype) -> float:
   """The score of a candidate that may not be chosen; finite, so that k picks are always k candidates."""
   return float(jnp.finfo(dtype).min)
-
-
-def _in_lanes(row, loop):
-  """[... m] -> its groups of _LANES neighbouring entries, each [... 16], with their places [1 ... 16].
-
-  The last group overlaps the one before where 16 does not divide m. Places are made inside of `loop`, a value of the
-  loop that reads them.
-  """
-  m = row.shape[-1]
-  width = min(_LANES, m)
-  # Places are floats (exact up to 2 ** 24): the compiler has fast minima of floats only.
-  lanes = lax.broadcasted_iota(jnp.float32, (*[1] * (row.ndim - 1), width), row.ndim - 1)
-  lanes = inside(loop, lanes)
-  begins = (min(begin, m - width) for begin in range(0, m, _LANES))
-  return [(row[..., begin : begin + width], lanes + begin) for begin in begins]
-
-
-def _top_k_by_lanes(scores, k):
-  """k passes, each for the best score behind the one before; scores are only read, 16 at a time."""
-
-  dtype = scores.dtype
-  scores = scores.astype(jnp.promote_types(dtype, jnp.float32))  # complex numbers have no narrower parts
-
-  def best_behind(value, place):
-    """Of each lane the best of what comes after (value, place), [... 16], and its place.
-
-    Both as the parts of complex numbers: two arrays would take two passes over the scores.
-    """
-    groups = _in_lanes(scores, value)  # here: made outside of the loop they would be a second copy
-    nothing = inside(value, -jnp.inf)
-    best = jnp.broadcast_to(lax.complex(nothing, nothing), groups[0][0].shape)
-    for group, places in groups:
-      behind = (group < value) | ((group == value) & (places > place))
-      group = jnp.where(behind, group, nothing)
-      # Of equal scores the first stays.
-      places = jnp.broadcast_to(places, group.shape).astype(group.dtype)
-      best = jnp.where(group > best.real, lax.complex(group, places), best)
-    return best
-
-  def winner(best):
-    value = jnp.max(best.real, axis=-1, keepdims=True)
-    place = jnp.where(best.real == value, best.imag, inside(value, jnp.inf))
-    return value, jnp.min(place, axis=-1, keepdims=True)
-
-  def following(best, _):
-    value, place = winner(best)
-    return best_behind(value, place), (value[..., 0], place[..., 0])
-
-  above = jnp.broadcast_to(inside(scores, jnp.inf), (*scores.shape[:-1], 1))
-  # A turn ends with a pass, whose result the next turn reads: within one turn the compiler would repeat the pass.
-  last, (values, index) = lax.scan(following, best_behind(above, -above), None, length=k - 1)
-  value, place = winner(last)
-  values = jnp.concatenate([jnp.moveaxis(values, 0, -1), value], axis=-1)
-  index = jnp.concatenate([jnp.moveaxis(index, 0, -1), place], axis=-1)
-  return values.astype(dtype), index.astype(jnp.int32)
 
 
 def _top_k_by_passes(scores, k):
@@ -122,12 +65,12 @@ def _automatic(scores, k):
   """By backend and size; lanes are measured on a CPU, the plain passes elsewhere are not measured yet."""
   if k > _MAX_PASSES or scores.shape[-1] > _MAX_CANDIDATES:
     return _top_k_by_library(scores, k)
-  return (_top_k_by_lanes if jax.default_backend() == "cpu" else _top_k_by_passes)(scores, k)
+  return (top_k_by_lanes if jax.default_backend() == "cpu" else _top_k_by_passes)(scores, k)
 
 
 SELECTIONS = {
   "auto": _automatic,
-  "lanes": _top_k_by_lanes,
+  "lanes": top_k_by_lanes,
   "passes": _top_k_by_passes,
   "library": _top_k_by_library,
 }
@@ -236,10 +179,10 @@ def keep_neighbors(scores: jax.Array, num_neighbors: int) -> jax.Array:
 
   def count(condition):
     """How many candidates of a row meet it: [b h n 1]."""
-    groups = _in_lanes(keys, keys)  # here: made outside of the loops they would be a second copy
+    groups = in_lanes(keys, keys)  # here: made outside of the loops they would be a second copy
     met = [condition(*group) for group in groups]
-    if m > _LANES and m % _LANES:  # what the last two groups share counts once
-      met[-1] &= groups[-1][1] >= m // _LANES * _LANES
+    if m > LANES and m % LANES:  # what the last two groups share counts once
+      met[-1] &= groups[-1][1] >= m // LANES * LANES
     # Added as integers: of a chain of float sums the compiler makes one pass each.
     total = functools.reduce(jnp.add, (group.astype(jnp.int32) for group in met))
     return jnp.sum(total, axis=-1, keepdims=True)

@@ -44,8 +44,24 @@ def _check_selection(scores, k):
   np.testing.assert_array_equal(_keep(k)(scores), kept)
 
 
-# 33 passes are one more than the limit, behind which the library selects; 16 scores are compared at once.
-@pytest.mark.parametrize(("m", "k"), [(1, 1), (16, 5), (17, 17), (40, 1), (40, 7), (40, 33), (40, 40)])
+# 33 passes are one more than the limit, behind which the library selects; 16 scores are compared at once; from 129 on a
+# pass finds score and place.
+SIZES = [
+  (1, 1),
+  (16, 5),
+  (17, 17),
+  (40, 1),
+  (40, 7),
+  (40, 33),
+  (40, 40),
+  (128, 9),
+  (129, 1),
+  (130, 9),
+  (144, 32),
+]
+
+
+@pytest.mark.parametrize(("m", "k"), SIZES)
 def test_selection_equals_a_sort(m, k):
   _check_selection(_random(2, 1, 3, m), k)
   tied = np.round(_random(2, 1, 3, m, seed=1))
@@ -63,18 +79,19 @@ def test_many_candidates():
   np.testing.assert_array_equal(values, np.take_along_axis(scores, np.asarray(index), -1))
 
 
-@pytest.mark.parametrize("k", [3, 6, 33])
-def test_nan_and_minus_infinity_come_last(k):
-  scores = _random(1, 2, 3, 6 if k < 33 else 40)
+@pytest.mark.parametrize(("m", "k"), [(6, 3), (6, 6), (40, 33), (150, 9)])
+def test_nan_and_minus_infinity_come_last(m, k):
+  scores = _random(1, 2, 3, m)
   scores[0, 0, 0, 1], scores[0, 0, 1, :4], scores[0, 1, 0] = np.nan, -np.inf, np.nan
   scores[0, 1, 1, [0, 3]] = np.nan, -np.inf
   scores[0, 1, 2, 2] = np.inf
   _check_selection(scores, k)
 
 
-def test_float64_and_bfloat16():
+@pytest.mark.parametrize("m", [19, 131])
+def test_float64_and_bfloat16(m):
   with jax.enable_x64(True):
-    scores = np.random.default_rng(0).standard_normal((1, 1, 4, 19))
+    scores = np.random.default_rng(0).standard_normal((1, 1, 4, m))
     scores[0, 0, 0, 7] = scores[0, 0, 0, 3] + 1e-12  # equal in float32
     for method in METHODS:
       values, index = select_neighbors(jnp.asarray(scores), 5, method)
@@ -84,6 +101,11 @@ def test_float64_and_bfloat16():
     expected = np.sort(np.argsort(-scores, axis=-1, kind="stable")[..., :5], -1)
     np.testing.assert_array_equal(np.nonzero(kept)[-1].reshape(1, 1, 4, 5), expected)
   low = jnp.asarray(scores, jnp.bfloat16)
+  wide = np.asarray(low, np.float32)
+  for method in METHODS:
+    values, index = select_neighbors(low, 5, method)
+    assert values.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(index, np.argsort(-wide, axis=-1, kind="stable")[..., :5], err_msg=method)
   assert np.all(np.sum(keep_neighbors(low, 5), -1) == 5)
 
 
