@@ -1,6 +1,7 @@
 """What the dense attentions share: tokens to queries, keys and values; scores to result."""
 
 import jax
+import jax.numpy as jnp
 
 from convnn_jax.attention.base import wants_weights
 from convnn_jax.errors import UserError
@@ -25,7 +26,16 @@ def attend(module, scores, value, *, train: bool, dropout_rate: float | None = N
   if not (train or wants_weights(module)):
     return mix_softmax(scores, value)
   module.sow("intermediates", "attention_scores", scores)
-  return mix(module, jax.nn.softmax(scores, axis=-1), value, train=train, dropout_rate=dropout_rate)
+  return mix(module, _softmax(scores), value, train=train, dropout_rate=dropout_rate)
+
+
+def _softmax(scores):
+  """Softmax of rows. A batch or heads of one stand aside.
+
+  Beside an axis of one XLA's CPU backend takes four times as long for the gradient (jax 0.10.2, docs/speed.md).
+  """
+  single = tuple(axis for axis in (0, 1) if scores.shape[axis] == 1)
+  return jnp.expand_dims(jax.nn.softmax(jnp.squeeze(scores, single), axis=-1), single)
 
 
 def mix(module, weights, value, *, train: bool, dropout_rate: float | None = None):
